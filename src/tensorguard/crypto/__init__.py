@@ -1,0 +1,1 @@
+"""Signatures, canonical encodings and safe files: thin over `cryptography`."""
