@@ -195,8 +195,7 @@ class Settings:
         malformed: dict[str, str] = {}
         for item in fields(cls):
             name = item.metadata.get("variable")
-            raw = source.get(name) if name else None
-            if not raw:
+            if name is None or not (raw := source.get(name)):
                 continue
             try:
                 if len(raw) > MAX_VARIABLE:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from typing import Any
 
 import rfc8785
@@ -51,25 +52,19 @@ def decode(data: bytes, *, limit: int) -> Any:
     return value
 
 
+_STRINGS_OR_BRACKETS = re.compile(rb'"(?:[^"\\\\]|\\\\.)*"|[\[{]|[\]}]', re.DOTALL)
+
+
 def check_depth(data: bytes, limit: int) -> None:
     """Raise `MalformedInput` when brackets nest deeper than `limit`, before any parsing."""
     level = 0
-    in_string = escaped = False
-    for byte in data:
-        if in_string:
-            if escaped:
-                escaped = False
-            elif byte == 0x5C:  # backslash
-                escaped = True
-            elif byte == 0x22:  # quotation mark
-                in_string = False
-        elif byte == 0x22:
-            in_string = True
-        elif byte in b"[{":
+    for match in _STRINGS_OR_BRACKETS.finditer(data):
+        token = data[match.start()]
+        if token in b"[{":
             level += 1
             if level > limit:
                 raise MalformedInput(f"the JSON document nests deeper than {limit}")
-        elif byte in b"]}":
+        elif token in b"]}":
             level -= 1
 
 
