@@ -52,7 +52,7 @@ def decode(data: bytes, *, limit: int) -> Any:
     return value
 
 
-_STRINGS_OR_BRACKETS = re.compile(rb'"(?:[^"\\\\]|\\\\.)*"|[\[{]|[\]}]', re.DOTALL)
+_STRINGS_OR_BRACKETS = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]', re.DOTALL)
 
 
 def check_depth(data: bytes, limit: int) -> None:

@@ -1,0 +1,535 @@
+"""Production gates: each row is one named, tested reason not to start.
+
+A gate looks at the settings or asks a probe, and answers with what is wrong or with None. All
+violations are reported together. A row marked `always` holds in development and research too.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import ssl
+import stat
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Final, TextIO
+from urllib.parse import urlsplit
+
+from pydantic import SecretBytes
+
+from tensorguard.errors import EX_CONFIG, ConfigurationError
+from tensorguard.settings import Environment, Settings
+
+
+class Role(StrEnum):
+    """What the process that starts is going to be."""
+
+    platform = "platform"
+    serving = "serving"
+    aggregator = "aggregator"
+    agent = "agent"
+    operator = "operator"  # administration commands: they touch keys and database
+    client = "client"  # offline tools: they touch neither
+
+
+SERVERS = frozenset({Role.platform, Role.serving, Role.aggregator})
+WITH_KEYS = frozenset({Role.platform, Role.operator})
+EVERYONE = frozenset(Role)
+
+Probe = Callable[[Settings], str | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Probes:
+    """Questions that only the composition root can ask. A probe answers what is wrong, or None."""
+
+    key_provider: Probe | None = None
+    database_revision: Probe | None = None
+    trust_store: Probe | None = None
+    components: tuple[str, ...] = ()
+    now: Callable[[], datetime] = field(default=lambda: datetime.now(UTC))
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """One reason to refuse to start."""
+
+    id: str
+    roles: frozenset[Role]
+    refuses: str
+    remedy: str
+    violated: Callable[[Settings, Probes], str | None]
+    always: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What one gate said. `detail` is None when it passed."""
+
+    gate: Gate
+    detail: str | None
+    applies: bool
+
+    def as_dict(self) -> dict[str, object]:
+        """Return the row that `tensorguard doctor --json` prints."""
+        return {
+            "detail": self.detail,
+            "id": self.gate.id,
+            "refuses": self.gate.refuses,
+            "remedy": self.gate.remedy,
+            "result": "pass" if self.detail is None else "fail" if self.applies else "relaxed",
+        }
+
+    def __str__(self) -> str:
+        """Render the line that operators grep for."""
+        return (
+            f"[PRODUCTION GATE FAILED: {self.gate.id}] {self.detail} "
+            f"REMEDIATION: {self.gate.remedy}"
+        )
+
+
+class GateFailure(ConfigurationError):
+    """One or more gates refused. `findings` names each."""
+
+    code = "production_gate"
+    remedy = "Run `tensorguard doctor` and follow each remediation."
+
+    def __init__(self, findings: tuple[Finding, ...]) -> None:
+        super().__init__("\n".join(str(finding) for finding in findings))
+        self.findings = findings
+
+    def report(self, stream: TextIO) -> None:
+        """Write one line of JSON for machines, then the same for people."""
+        rows = [finding.as_dict() for finding in self.findings]
+        stream.write(json.dumps({"error": self.code, "gates": rows}) + "\n")
+        stream.write(f"{self}\n")
+        stream.flush()
+
+
+# --- secrets --------------------------------------------------------------------------------
+
+SECRET_BYTES: Final = 32
+MIN_DISTINCT: Final = 16  # 32 random bytes have fewer with a chance under 2⁻⁴⁰
+KNOWN_DEFAULTS: Final = (
+    b"changeme",
+    b"secret",
+    b"password",
+    b"tensorguard",
+    b"default",
+    b"example",
+)
+
+
+def weakness(secret: bytes) -> str | None:
+    """Say why `secret` cannot be 32 random bytes, or None."""
+    steps = {(b - a) % 256 for a, b in zip(secret, secret[1:], strict=False)}
+    if len(secret) < SECRET_BYTES:
+        return f"has {len(secret)} bytes, fewer than {SECRET_BYTES}"
+    if any(word in secret.lower() for word in KNOWN_DEFAULTS):
+        return "is a well-known default"
+    if len(set(secret)) < MIN_DISTINCT or len(steps) < MIN_DISTINCT // 2:
+        return "is constant, repeated or counted up"
+    if any(
+        secret == (secret[:n] * len(secret))[: len(secret)] for n in range(1, SECRET_BYTES // 2)
+    ):
+        return "repeats itself"
+    if all(0x20 <= byte < 0x7F for byte in secret):
+        return "is text, not random bytes"
+    return None
+
+
+def _secret(settings: Settings, variable: str, value: SecretBytes | None) -> str | None:
+    if variable in settings.malformed:
+        return f"{variable} {settings.malformed[variable]}."
+    if value is None:
+        return f"{variable} is not set."
+    reason = weakness(value.get_secret_value())
+    return f"{variable} {reason}." if reason else None
+
+
+def _secret_key(settings: Settings, _: Probes) -> str | None:
+    return _secret(settings, "TG_SECRET_KEY", settings.secret_key)
+
+
+def _uses_file_provider(settings: Settings) -> bool:
+    return (settings.key_provider or "").partition(":")[0] == "file"
+
+
+def _key_master(settings: Settings, _: Probes) -> str | None:
+    if not _uses_file_provider(settings):
+        return None
+    problem = _secret(settings, "TG_KEY_MASTER", settings.key_master)
+    if problem or settings.key_master is None:
+        return problem
+    if len(settings.key_master.get_secret_value()) != SECRET_BYTES:
+        return f"TG_KEY_MASTER must have exactly {SECRET_BYTES} bytes."
+    return None
+
+
+def _key_provider(settings: Settings, probes: Probes) -> str | None:
+    if settings.key_provider is None:
+        return "TG_KEY_PROVIDER is not set."
+    if _key_master(settings, probes) is not None:
+        return None  # said by its own gate; the provider cannot even be opened
+    return probes.key_provider(settings) if probes.key_provider else None
+
+
+# --- database, data folder, clock -----------------------------------------------------------
+
+
+def _database_kind(settings: Settings, _: Probes) -> str | None:
+    if settings.database_url is None:
+        return "DATABASE_URL is not set."
+    scheme = settings.database_url.get_secret_value().partition(":")[0]
+    if scheme != "postgresql+psycopg":
+        return f"DATABASE_URL names {scheme[:32] or 'nothing'}, not postgresql+psycopg."
+    return None
+
+
+def _database_revision(settings: Settings, probes: Probes) -> str | None:
+    if settings.database_url is None or probes.database_revision is None:
+        return None
+    return probes.database_revision(settings)
+
+
+def _home(settings: Settings, _: Probes) -> str | None:
+    if settings.home is None:
+        return "TG_HOME is not set."
+    try:
+        status = settings.home.lstat()
+    except OSError as error:
+        return f"TG_HOME {settings.home} cannot be used: {error.strerror}."
+    if not stat.S_ISDIR(status.st_mode):
+        return f"TG_HOME {settings.home} is not a folder."
+    if status.st_mode & 0o077 or status.st_uid != os.geteuid():
+        return f"TG_HOME {settings.home} is open to others (mode {status.st_mode & 0o7777:04o})."
+    return None
+
+
+EARLIEST: Final = datetime(2026, 1, 1, tzinfo=UTC)  # before this release existed
+LATEST: Final = datetime(2100, 1, 1, tzinfo=UTC)
+
+
+def _clock(_: Settings, probes: Probes) -> str | None:
+    now = probes.now()
+    return None if EARLIEST <= now < LATEST else f"The clock says {now:%Y-%m-%d}."
+
+
+# --- edge -----------------------------------------------------------------------------------
+
+
+def _tls(settings: Settings, _: Probes) -> str | None:
+    if "TG_BEHIND_TLS_PROXY" in settings.malformed:
+        return f"TG_BEHIND_TLS_PROXY {settings.malformed['TG_BEHIND_TLS_PROXY']}."
+    if settings.behind_tls_proxy:
+        return None
+    if settings.tls_cert is None or settings.tls_key is None:
+        return "Neither TG_TLS_CERT with TG_TLS_KEY nor TG_BEHIND_TLS_PROXY is set."
+    try:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(settings.tls_cert, settings.tls_key)
+    except (OSError, ValueError):
+        return "TG_TLS_CERT and TG_TLS_KEY do not load as a matching PEM chain and key."
+    return None
+
+
+def _public_url(settings: Settings, _: Probes) -> str | None:
+    if "TG_PUBLIC_URL" in settings.malformed:
+        return f"TG_PUBLIC_URL {settings.malformed['TG_PUBLIC_URL']}."
+    if settings.public_url is None:
+        return "TG_PUBLIC_URL is not set."
+    if urlsplit(settings.public_url).scheme != "https":
+        return "TG_PUBLIC_URL is not an https URL."
+    return None
+
+
+def _origins(settings: Settings, _: Probes) -> str | None:
+    if "TG_ALLOWED_ORIGINS" in settings.malformed:
+        return f"TG_ALLOWED_ORIGINS {settings.malformed['TG_ALLOWED_ORIGINS']}."
+    for origin in settings.allowed_origins:
+        if origin == "*" or urlsplit(origin).scheme != "https":
+            return f"TG_ALLOWED_ORIGINS admits {origin}."
+    return None
+
+
+# --- words, limits and components -----------------------------------------------------------
+
+
+def _environment(settings: Settings, _: Probes) -> str | None:
+    reason = settings.malformed.get("TG_ENVIRONMENT")
+    return f"TG_ENVIRONMENT {reason}." if reason else None
+
+
+OWN_GATE = frozenset(
+    {
+        "TG_ENVIRONMENT",
+        "TG_SECRET_KEY",
+        "TG_KEY_MASTER",
+        "TG_PUBLIC_URL",
+        "TG_ALLOWED_ORIGINS",
+        "TG_BEHIND_TLS_PROXY",
+        "TG_ALLOW_TPM_SIMULATOR",
+    }
+)
+
+
+def _malformed(settings: Settings, _: Probes) -> str | None:
+    faults = [
+        f"{name} {reason}" for name, reason in settings.malformed.items() if name not in OWN_GATE
+    ]
+    return "; ".join(faults) + "." if faults else None
+
+
+def _simulator(settings: Settings, _: Probes) -> str | None:
+    if "TG_ALLOW_TPM_SIMULATOR" in settings.malformed:
+        return f"TG_ALLOW_TPM_SIMULATOR {settings.malformed['TG_ALLOW_TPM_SIMULATOR']}."
+    admitted = settings.allow_tpm_simulator and settings.environment is not Environment.research
+    return "TG_ALLOW_TPM_SIMULATOR admits simulated TPMs." if admitted else None
+
+
+def _unsafe(settings: Settings, probes: Probes) -> str | None:
+    names = (settings.moai_backend, settings.key_provider or "", *probes.components)
+    found = [name for name in names if name.startswith("unsafe")]
+    return f"Unsafe components are configured: {', '.join(found)}." if found else None
+
+
+BACKEND_MODULES: Final[Mapping[str, str]] = {
+    "tenseal": "tenseal",
+    "native": "tensorguard_moai_native",
+}
+
+
+def _backend(settings: Settings, _: Probes) -> str | None:
+    module = BACKEND_MODULES.get(settings.moai_backend)
+    if module is None:
+        return f"TG_MOAI_BACKEND names {settings.moai_backend[:32]!r}, which does not exist."
+    if importlib.util.find_spec(module) is None:
+        return f"TG_MOAI_BACKEND is {settings.moai_backend}, but {module} is not installed."
+    return None
+
+
+def _aggregation(settings: Settings, _: Probes) -> str | None:
+    if settings.enable_aggregation and importlib.util.find_spec("flwr") is None:
+        return "TG_ENABLE_AGGREGATION is on, but flwr is not installed."
+    return None
+
+
+def _otel(settings: Settings, _: Probes) -> str | None:
+    if settings.enable_otel and settings.otel_endpoint is None:
+        return "TG_ENABLE_OTEL is on, but TG_OTEL_ENDPOINT is not set."
+    if settings.enable_otel and importlib.util.find_spec("opentelemetry.sdk") is None:
+        return "TG_ENABLE_OTEL is on, but opentelemetry-sdk is not installed."
+    return None
+
+
+# --- serving --------------------------------------------------------------------------------
+
+
+def _trust_store(settings: Settings, probes: Probes) -> str | None:
+    if settings.trust_store is None:
+        return "TG_TRUST_STORE is not set."
+    return probes.trust_store(settings) if probes.trust_store else None
+
+
+def _pack_dir(settings: Settings, _: Probes) -> str | None:
+    if settings.pack_dir is None:
+        return "TG_PACK_DIR is not set."
+    return None if settings.pack_dir.is_dir() else f"TG_PACK_DIR {settings.pack_dir} is no folder."
+
+
+def _grants(settings: Settings, _: Probes) -> str | None:
+    if settings.grant_jwks is None:
+        return "TG_GRANT_JWKS is not set."
+    scheme = urlsplit(settings.grant_jwks).scheme
+    if scheme == "http":
+        return "TG_GRANT_JWKS is fetched without TLS."
+    if scheme != "https" and not Path(settings.grant_jwks).is_file():
+        return f"TG_GRANT_JWKS {settings.grant_jwks} is neither an https URL nor a file."
+    return None
+
+
+RANDOM = "python3 -c 'import secrets; print(secrets.token_hex(32))'"
+
+GATES: Final = (
+    Gate(
+        "ENVIRONMENT",
+        EVERYONE,
+        "any environment word but production, development and research",
+        "Set TG_ENVIRONMENT to production, development or research; unset means production.",
+        _environment,
+        always=True,
+    ),
+    Gate(
+        "SETTINGS",
+        EVERYONE,
+        "a variable that cannot be read",
+        "Correct the variable; `tensorguard doctor` shows what each one means.",
+        _malformed,
+        always=True,
+    ),
+    Gate(
+        "SECRET_KEY",
+        WITH_KEYS,
+        "a missing, short, malformed, low-entropy or well-known root secret",
+        f"Set TG_SECRET_KEY to 32 random bytes: {RANDOM}",
+        _secret_key,
+    ),
+    Gate(
+        "KEY_MASTER",
+        WITH_KEYS,
+        "a missing, malformed or low-entropy master key of the file key provider",
+        f"Set TG_KEY_MASTER to 32 random bytes: {RANDOM}",
+        _key_master,
+    ),
+    Gate(
+        "KEY_PROVIDER",
+        WITH_KEYS,
+        "a key provider that is not named, not supported, not reachable or fails its self-test",
+        "Set TG_KEY_PROVIDER to a supported provider and make it reachable.",
+        _key_provider,
+    ),
+    Gate(
+        "DATABASE_KIND",
+        WITH_KEYS,
+        "a database other than PostgreSQL",
+        "Set DATABASE_URL to postgresql+psycopg://USER:PASSWORD@HOST/NAME.",
+        _database_kind,
+    ),
+    Gate(
+        "DATABASE_REVISION",
+        frozenset({Role.platform}),
+        "a database that is out of reach or not at the newest migration",
+        "Start the database, then run `tensorguard db upgrade`.",
+        _database_revision,
+        always=True,
+    ),
+    Gate(
+        "HOME",
+        WITH_KEYS | SERVERS,
+        "a data folder that is missing or open to others",
+        "Set TG_HOME to a folder of this user with mode 0700.",
+        _home,
+    ),
+    Gate(
+        "TLS",
+        SERVERS,
+        "plain HTTP",
+        "Set TG_TLS_CERT and TG_TLS_KEY, or TG_BEHIND_TLS_PROXY=true behind a proxy that ends TLS.",
+        _tls,
+    ),
+    Gate(
+        "PUBLIC_URL",
+        frozenset({Role.platform}),
+        "an unknown or unencrypted public address",
+        "Set TG_PUBLIC_URL to the https URL that callers use.",
+        _public_url,
+    ),
+    Gate(
+        "ALLOWED_ORIGINS",
+        frozenset({Role.platform, Role.serving}),
+        "browser origins that are wild-carded or unencrypted",
+        "List exact https origins in TG_ALLOWED_ORIGINS, or none.",
+        _origins,
+    ),
+    Gate(
+        "TPM_SIMULATOR",
+        EVERYONE - {Role.client},
+        "simulated TPMs outside research",
+        "Unset TG_ALLOW_TPM_SIMULATOR.",
+        _simulator,
+    ),
+    Gate(
+        "UNSAFE_COMPONENT",
+        EVERYONE - {Role.client},
+        "a component whose name starts with `unsafe`",
+        "Choose the real component.",
+        _unsafe,
+    ),
+    Gate(
+        "MOAI_BACKEND",
+        frozenset({Role.serving}),
+        "an FHE backend that does not exist or is not installed",
+        "Set TG_MOAI_BACKEND to tenseal, or install tensorguard-moai-native for native.",
+        _backend,
+        always=True,
+    ),
+    Gate(
+        "AGGREGATION",
+        frozenset({Role.platform, Role.aggregator}),
+        "federated rounds without their dependency",
+        "Install tensorguard[fl], or unset TG_ENABLE_AGGREGATION.",
+        _aggregation,
+        always=True,
+    ),
+    Gate(
+        "TRACING",
+        SERVERS,
+        "tracing without an endpoint or its dependency",
+        "Set TG_OTEL_ENDPOINT and install opentelemetry-sdk, or unset TG_ENABLE_OTEL.",
+        _otel,
+        always=True,
+    ),
+    Gate(
+        "TRUST_STORE",
+        frozenset({Role.serving}),
+        "a missing, empty or unreadable trust store for packs",
+        "Set TG_TRUST_STORE to a folder of *.pub.json files from `tensorguard keys export-public`.",
+        _trust_store,
+        always=True,
+    ),
+    Gate(
+        "PACK_DIR",
+        frozenset({Role.serving}),
+        "a missing pack folder",
+        "Set TG_PACK_DIR to the folder that holds the *.moai packs.",
+        _pack_dir,
+        always=True,
+    ),
+    Gate(
+        "GRANTS",
+        frozenset({Role.serving}),
+        "serving without the platform's token-signing keys",
+        "Set TG_GRANT_JWKS to the platform's https://…/.well-known/jwks.json or a copy of it.",
+        _grants,
+    ),
+    Gate(
+        "CLOCK",
+        EVERYONE,
+        "a clock that cannot be right",
+        "Set the system clock (NTP).",
+        _clock,
+    ),
+)
+
+
+def inspect(settings: Settings, role: Role, probes: Probes) -> tuple[Finding, ...]:
+    """Ask every gate of `role`. Relaxed rows are reported, but do not apply."""
+    relaxed = not settings.production and "TG_ENVIRONMENT" not in settings.malformed
+    return tuple(
+        Finding(gate, gate.violated(settings, probes), applies=gate.always or not relaxed)
+        for gate in GATES
+        if role in gate.roles
+    )
+
+
+def enforce(settings: Settings, role: Role, probes: Probes | None = None) -> Settings:
+    """Return the settings, or raise `GateFailure` naming every violated gate."""
+    findings: Iterable[Finding] = inspect(settings, role, probes or Probes())
+    failed = tuple(f for f in findings if f.applies and f.detail is not None)
+    if failed:
+        raise GateFailure(failed)
+    return settings
+
+
+def enforce_or_exit(settings: Settings, role: Role, probes: Probes | None = None) -> Settings:
+    """Like `enforce`, for process entry points: report on stderr and exit with status 78."""
+    try:
+        return enforce(settings, role, probes)
+    except GateFailure as failure:
+        failure.report(sys.stderr)
+        raise SystemExit(EX_CONFIG) from failure

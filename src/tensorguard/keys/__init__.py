@@ -1,0 +1,1 @@
+"""Key custody: keys are used here and never leave."""
