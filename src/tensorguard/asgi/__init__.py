@@ -1,0 +1,1 @@
+"""What both FastAPI apps share: problem documents, request context, body limits."""

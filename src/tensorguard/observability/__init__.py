@@ -1,0 +1,1 @@
+"""What operators see: logs without secrets, request ids, metrics. Nothing here is a guess."""
