@@ -1,0 +1,1 @@
+"""The audit trail: one hash chain per tenant that covers every field."""

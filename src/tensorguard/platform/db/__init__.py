@@ -1,0 +1,1 @@
+"""The platform's database: engine, tables, migrations. Nothing but `platform` imports it."""

@@ -1,0 +1,1 @@
+"""Fleets, devices and their enrolment."""

@@ -1,0 +1,1 @@
+"""The fleet CA and the certificates that it issued."""

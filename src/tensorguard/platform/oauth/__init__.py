@@ -1,0 +1,1 @@
+"""Tokens for devices and grants for serving (RFC 6749, 7523, 8693)."""

@@ -1,0 +1,1 @@
+"""Telemetry in and out: acknowledged after commit, stored once."""
