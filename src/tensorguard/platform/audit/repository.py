@@ -111,9 +111,7 @@ class AuditRepository:
     def heads(self) -> list[AuditHead]:
         """Return every signed head in order."""
         query = (
-            select(AuditHead)
-            .where(AuditHead.tenant_id == self._tenant_id)
-            .order_by(AuditHead.seq)
+            select(AuditHead).where(AuditHead.tenant_id == self._tenant_id).order_by(AuditHead.seq)
         )
         return list(self._session.scalars(query))
 

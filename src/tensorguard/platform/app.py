@@ -1,0 +1,84 @@
+"""The application factory: the composition root of the platform. Gates run here, so none is missed."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Final
+
+from fastapi import APIRouter, FastAPI
+from sqlalchemy.orm import sessionmaker
+
+from tensorguard import __version__
+from tensorguard.asgi import problems
+from tensorguard.asgi.middleware import BodyLimit, RequestContext
+from tensorguard.gates import Probes, Role, enforce_or_exit
+from tensorguard.keys import development, self_test
+from tensorguard.keys.registry import open_provider
+from tensorguard.observability import logs
+from tensorguard.observability.metrics import Metrics
+from tensorguard.platform.db import revision
+from tensorguard.platform.db.engine import open_engine
+from tensorguard.platform.health import router as health
+from tensorguard.platform.secrets import Secrets
+from tensorguard.platform.state import PlatformState
+from tensorguard.settings import Settings
+
+PUBLIC_ROUTES: Final = frozenset(
+    {
+        ("GET", "/health"),
+        ("GET", "/ready"),
+        ("GET", "/metrics"),
+    }
+)
+
+ROUTERS: Final[tuple[APIRouter, ...]] = (health,)
+
+PROBES: Final = Probes(key_provider=self_test.probe, database_revision=revision.probe)
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+def create_app(settings: Settings | None = None, *, now: Callable[[], datetime] = _now) -> FastAPI:
+    """Build the platform. Exits with status 78 when a gate refuses."""
+    chosen = Settings.from_environment() if settings is None else settings
+    chosen = enforce_or_exit(
+        development.complete(chosen), Role.platform, dataclasses.replace(PROBES, now=now)
+    )
+    logs.configure(chosen.log_level)
+    metrics = Metrics("platform")
+    engine = open_engine(chosen)
+    app = FastAPI(
+        title="TensorGuardFlow platform",
+        version=__version__,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+    )
+    app.state.platform = PlatformState(
+        settings=chosen,
+        engine=engine,
+        sessions=sessionmaker(engine, expire_on_commit=False),
+        keys=open_provider(chosen),
+        secrets=Secrets(chosen.need("secret_key")),
+        metrics=metrics,
+        now=now,
+    )
+    problems.install(app)
+    for router in ROUTERS:
+        app.include_router(router)
+    app.add_middleware(
+        BodyLimit,
+        default=chosen.max_body_bytes,
+        by_prefix={
+            "/v1/metrics": chosen.max_batch_bytes,
+            "/api/v1/write": chosen.max_batch_bytes,
+            "/api/v1/telemetry/ingest": chosen.max_batch_bytes,
+            "/api/v1/packs": chosen.max_pack_bytes,
+        },
+    )
+    app.add_middleware(RequestContext, metrics=metrics)
+    return app

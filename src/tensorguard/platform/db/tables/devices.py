@@ -1,0 +1,1 @@
+"""Fleets, devices, enrolment and certificates."""
