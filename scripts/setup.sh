@@ -1,0 +1,51 @@
+#!/usr/bin/env bash
+# Set up everything that `make run` (kind: run) or `make ci` (kind: dev) needs: Debian packages, a
+# virtual environment from the hash-pinned lock, and this package in it. Does nothing when nothing changed.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+kind=${1:?usage: scripts/setup.sh run|dev}
+exec 1>&2 # standard output belongs to the job that follows
+
+missing=()
+need() { # package, test…
+  local package=$1
+  shift
+  "$@" >/dev/null 2>&1 || missing+=("$package")
+}
+has_postgresql() { compgen -G '/usr/lib/postgresql/*/bin/initdb'; }
+
+need python3 command -v python3
+need python3-venv python3 -c 'import ensurepip, venv'
+if [ "$kind" = dev ]; then
+  need git command -v git
+  need postgresql has_postgresql
+fi
+if [ ${#missing[@]} -gt 0 ]; then
+  if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+    echo "Installing Debian packages: ${missing[*]}"
+    apt-get update -qq
+    DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "${missing[@]}"
+  else
+    echo "These packages are missing. Run this, then try again:"
+    echo "  sudo apt-get update && sudo apt-get install -y --no-install-recommends ${missing[*]}"
+    exit 1
+  fi
+fi
+python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
+  echo "Python 3.11 or newer is needed; $(python3 --version) is first on PATH."
+  exit 1
+}
+
+lock=requirements/$kind.txt
+stamp=.venv/.setup-$kind
+want=$(cat "$lock" requirements/bootstrap.txt pyproject.toml | sha256sum)
+if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$want $PWD" ] && .venv/bin/python -c 'import tensorguard' 2>/dev/null; then
+  exit 0
+fi
+echo "Setting up .venv from $lock"
+[ -x .venv/bin/python ] || python3 -m venv .venv
+.venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/bootstrap.txt
+export UV_LINK_MODE=copy VIRTUAL_ENV=$PWD/.venv
+.venv/bin/uv pip install --quiet --require-hashes -r "$lock"
+.venv/bin/uv pip install --quiet --no-deps --no-build-isolation --editable .
+echo "$want $PWD" >"$stamp"
