@@ -1,0 +1,165 @@
+"""Who sent this request: a bearer token by its shape, or the session cookie with its CSRF token.
+
+Every refusal reads the same, whatever the reason. The database holds keyed hashes of tokens only;
+looking a token up by that hash tells nothing about the token. A person's scopes follow from the
+role at this moment; a token never has more than its creator has at this moment.
+"""
+
+from __future__ import annotations
+
+import hmac
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final
+
+from fastapi import Request
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from tensorguard.errors import Forbidden, Unauthenticated
+from tensorguard.platform.db.tables.people import ApiToken, UserAccount, UserSession
+from tensorguard.platform.principal import (
+    ROLE_SCOPES,
+    Principal,
+    PrincipalKind,
+    Role,
+    Scope,
+)
+from tensorguard.platform.secrets import Secrets
+from tensorguard.platform.state import PlatformState, state_of
+from tensorguard.settings import Settings
+
+SESSION_PREFIX: Final = "tgs_"
+API_TOKEN_PREFIX: Final = "tgp_"  # noqa: S105 - a prefix, not a token
+CSRF_HEADER: Final = "x-csrf-token"
+SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+MAX_TOKEN = 8192  # characters; our own tokens have under 60, an access token under 2,000
+JWT_DOTS = 2
+SESSION_IDLE = timedelta(hours=1)
+TOUCH_EVERY = timedelta(minutes=1)  # how exact `last_used` is; a write per request is too dear
+
+DEVICE_TOKEN_NEEDS: Final = frozenset({Scope.tokens_write, Scope.devices_write})
+
+
+class CsrfRefused(Forbidden):
+    code = "csrf"
+    remedy = "Send the csrf_token of the login in the X-CSRF-Token header."
+
+
+@dataclass(frozen=True, slots=True)
+class SessionCookie:
+    """The cookie of the console. Over TLS its name pins it to this host and to TLS."""
+
+    name: str
+    secure: bool
+
+    @classmethod
+    def of(cls, settings: Settings) -> SessionCookie:
+        """Return the cookie that this configuration uses."""
+        secure = settings.production or settings.behind_tls_proxy or settings.tls_cert is not None
+        return cls("__Host-tg_session" if secure else "tg_session", secure)
+
+
+def csrf_token(secrets: Secrets, session_id: str) -> str:
+    """Return the CSRF token that belongs to one session."""
+    return secrets.mac("csrf", session_id.encode()).hex()
+
+
+def authenticate(request: Request, session: Session) -> Principal:
+    """Return the caller. Raises `Unauthenticated`, or `CsrfRefused` for a cookie alone."""
+    state = state_of(request)
+    header = request.headers.get("authorization")
+    if header is not None:
+        return _bearer(state, session, header)
+    token = request.cookies.get(SessionCookie.of(state.settings).name)
+    if token is None:
+        raise Unauthenticated("no credential came with the request")
+    principal = _session(state, session, token)
+    if request.method not in SAFE_METHODS:
+        expected = csrf_token(state.secrets, principal.session_id or "")
+        offered = request.headers.get(CSRF_HEADER, "")
+        if not hmac.compare_digest(offered.encode(), expected.encode()):
+            raise CsrfRefused("a request with a cookie needs its CSRF token")
+    return principal
+
+
+def _refused() -> Unauthenticated:
+    return Unauthenticated("the credential is not valid")
+
+
+def _bearer(state: PlatformState, session: Session, header: str) -> Principal:
+    scheme, _, token = header.partition(" ")
+    token = token.strip()
+    if scheme.lower() != "bearer" or not 0 < len(token) <= MAX_TOKEN:
+        raise _refused()
+    if token.startswith(SESSION_PREFIX):
+        return _session(state, session, token)
+    if token.startswith(API_TOKEN_PREFIX):
+        return _api_token(state, session, token)
+    if token.count(".") == JWT_DOTS:
+        from tensorguard.platform.oauth.access_tokens import verify_access_token
+
+        return verify_access_token(state, token)
+    raise _refused()
+
+
+def _session(state: PlatformState, session: Session, token: str) -> Principal:
+    now = state.now()
+    found = session.execute(
+        select(UserSession, UserAccount)
+        .join(UserAccount, UserAccount.id == UserSession.user_id)
+        .where(UserSession.token_hash == state.secrets.pepper(token))
+    ).one_or_none()
+    if found is None:
+        raise _refused()
+    login, user = found.tuple()
+    ended = login.revoked is not None or now >= login.expires
+    if ended or user.disabled or now >= login.last_used + SESSION_IDLE:
+        raise _refused()
+    if now - login.last_used >= TOUCH_EVERY:
+        login.last_used = now
+    return Principal(
+        id=user.id,
+        kind=PrincipalKind.user,
+        tenant_id=user.tenant_id,
+        name=user.username,
+        scopes=ROLE_SCOPES[Role(user.role)],
+        session_id=login.id,
+    )
+
+
+def _api_token(state: PlatformState, session: Session, token: str) -> Principal:
+    now = state.now()
+    found = session.execute(
+        select(ApiToken, UserAccount)
+        .join(UserAccount, UserAccount.id == ApiToken.created_by)
+        .where(ApiToken.token_hash == state.secrets.pepper(token))
+    ).one_or_none()
+    if found is None:
+        raise _refused()
+    row, creator = found.tuple()
+    if row.revoked is not None or now >= row.expires or creator.disabled:
+        raise _refused()
+    _touch(row, now)
+    return Principal(
+        id=row.id,
+        kind=PrincipalKind.api_token,
+        tenant_id=row.tenant_id,
+        name=row.name,
+        scopes=_token_scopes(row, ROLE_SCOPES[Role(creator.role)]),
+        device_id=row.device_id,
+    )
+
+
+def _touch(row: ApiToken, now: datetime) -> None:
+    if row.last_used is None or now - row.last_used >= TOUCH_EVERY:
+        row.last_used = now
+
+
+def _token_scopes(row: ApiToken, creator: frozenset[Scope]) -> frozenset[Scope]:
+    granted = frozenset(Scope(word) for word in row.scopes.split())
+    if row.device_id is None:
+        return granted & creator
+    # No role may write telemetry itself: a token bound to a device needs a creator who may still
+    # administer devices and tokens instead.
+    return granted & {Scope.telemetry_write} if creator >= DEVICE_TOKEN_NEEDS else frozenset()
