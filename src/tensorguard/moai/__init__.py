@@ -1,0 +1,1 @@
+"""MOAI: signed model packs, evaluated on data that the evaluator cannot read."""

@@ -1,0 +1,1 @@
+"""Backends evaluate packs on ciphertexts. None of them can make or use a secret key."""

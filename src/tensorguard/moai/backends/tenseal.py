@@ -1,0 +1,244 @@
+"""The default backend: SEAL through `tenseal.sealapi`, ciphertext in, ciphertext out.
+
+All weights are encoded once, at the level and scale at which they are used. Biases are tiled through
+all slots, which avoids TenSEAL's silent bias defect (its issue 462). An evaluation holds Python's
+global lock, so servers run it in worker processes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from tenseal import sealapi
+
+from tensorguard.errors import MalformedInput
+from tensorguard.moai import layout, strict
+from tensorguard.moai.graph import Linear, Polynomial
+from tensorguard.moai.pack import VerifiedPack
+from tensorguard.moai.plan import LinearPlan, PolynomialPlan
+from tensorguard.moai.polynomial import Node, Schedule, schedule
+from tensorguard.moai.seal import Seal, dump
+from tensorguard.moai.spec import ModelSpec
+from tensorguard.wire.frames import HEADER_SIZE, Kind, ParametersMismatch, build_frame, parse_frame
+
+Floats = npt.NDArray[np.float64]
+_SLACK = 4096  # headers of a frame and of SEAL, and zstd's own overhead on random data
+
+
+@dataclass(frozen=True, slots=True)
+class SealKeys:
+    """Loaded evaluation keys: what a client published, nothing secret."""
+
+    parameters_id: bytes
+    rotations: tuple[int, ...]
+    galois: Any
+    relinearisation: Any
+
+
+class TenSealBackend:
+    """Prepares packs for SEAL."""
+
+    name = "tenseal"
+
+    def load(self, pack: VerifiedPack) -> TenSealModel:
+        """Encode the pack's weights."""
+        return TenSealModel(pack.spec)
+
+
+class TenSealModel:
+    """One pack with its weights encoded."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        self.spec = spec
+        self._seal = Seal(spec.parameters)
+        self._layers: list[_Linear | _Polynomial] = []
+        for layer, plan in zip(spec.graph.layers, spec.plan.layers, strict=True):
+            if isinstance(layer, Linear) and isinstance(plan, LinearPlan):
+                self._layers.append(_Linear(self._seal, layer, plan))
+            elif isinstance(layer, Polynomial) and isinstance(plan, PolynomialPlan):
+                self._layers.append(_Polynomial(self._seal, layer, plan))
+            else:
+                raise MalformedInput(f"plan and graph differ at layer {layer.name}")
+
+    def load_keys(self, frame: bytes) -> SealKeys:
+        """Validate and load a frame of evaluation keys. Raises a 4xx `TensorGuardError`."""
+        parameters, plan = self.spec.parameters, self.spec.plan
+        entry = (parameters.levels + 1) * parameters.degree * 8 + _SLACK
+        lists = len(plan.rotations) + 1
+        limit = lists * parameters.levels * entry + parameters.degree * 8 + _SLACK
+        parsed = parse_frame(
+            frame, kind=Kind.evaluation_keys, parameters_id=parameters.id, limit=limit
+        )
+        for item in parsed.items:
+            strict.refuse_secret_key(item)
+        if len(parsed.items) != self.spec.key_items:
+            raise MalformedInput(f"{self.spec.key_items} key objects were expected")
+        items = list(parsed.items)
+        galois = relinearisation = None
+        if plan.rotations:
+            blob = strict.parse_galois_keys(
+                items.pop(0), parameters, elements=self.spec.galois_elements
+            )
+            galois = self._seal.load(sealapi.GaloisKeys, blob)
+        if plan.relinearisation:
+            blob = strict.parse_relinearisation_keys(items.pop(0), parameters)
+            relinearisation = self._seal.load(sealapi.RelinKeys, blob)
+        return SealKeys(parameters.id, plan.rotations, galois, relinearisation)
+
+    def evaluate(self, keys: SealKeys, frame: bytes) -> bytes:
+        """Validate a ciphertext frame and return the frame of the result (one prime left)."""
+        parameters = self.spec.parameters
+        if (keys.parameters_id, keys.rotations) != (parameters.id, self.spec.plan.rotations):
+            raise ParametersMismatch("the evaluation keys are for another model")
+        limit = HEADER_SIZE + 2 * parameters.levels * parameters.degree * 8 + _SLACK
+        parsed = parse_frame(frame, kind=Kind.ciphertext, parameters_id=parameters.id, limit=limit)
+        if len(parsed.items) != 1:
+            raise MalformedInput("a ciphertext frame has one item")
+        blob = strict.parse_ciphertext(
+            parsed.items[0], parameters, level=parameters.levels, scale=parameters.scale
+        )
+        values = self._seal.load(sealapi.Ciphertext, blob)
+        for layer in self._layers:
+            values = layer.evaluate(values, keys)
+        return build_frame(Kind.ciphertext, parameters.id, (dump(values),))
+
+
+class _Linear:
+    """Baby steps, pre-encoded diagonals, giant steps, one rescale, folds, bias."""
+
+    def __init__(self, seal: Seal, layer: Linear, plan: LinearPlan) -> None:
+        self._evaluator = seal.evaluator
+        self._plan = plan
+        self._scale = seal.parameters.scale
+        dropped = float(seal.parameters.primes[plan.level - 1])
+        slots = seal.parameters.slots
+        self._diagonals = [
+            [
+                seal.encode(values, level=plan.level, scale=dropped) if values.any() else None
+                for values in row
+            ]
+            for row in layout.diagonals(plan, layer.weight, slots=slots)
+        ]
+        bias = layout.tiled(layer.bias, period=plan.period_out, slots=slots)
+        self._bias = seal.encode(bias, level=plan.level - 1, scale=self._scale)
+
+    def evaluate(self, x: Any, keys: SealKeys) -> Any:
+        evaluator, plan = self._evaluator, self._plan
+        babies = [x] + [_rotate(evaluator, x, step, keys) for step in range(1, plan.baby)]
+        total = None
+        for giant, row in enumerate(self._diagonals):
+            products = [
+                _multiply_plain(evaluator, baby, diagonal)
+                for baby, diagonal in zip(babies, row, strict=True)
+                if diagonal is not None
+            ]
+            if not products:
+                continue
+            part = _sum(evaluator, products)
+            if giant:
+                evaluator.rotate_vector_inplace(part, giant * plan.baby, keys.galois)
+            total = part if total is None else _sum(evaluator, [total, part])
+        evaluator.rescale_to_next_inplace(total)
+        for step in plan.folds:
+            evaluator.add_inplace(total, _rotate(evaluator, total, step, keys))
+        total.scale = self._scale
+        evaluator.add_plain_inplace(total, self._bias)
+        return total
+
+
+class _Polynomial:
+    """Interprets a schedule whose coefficients are encoded slot by slot."""
+
+    def __init__(self, seal: Seal, layer: Polynomial, plan: PolynomialPlan) -> None:
+        self._seal = seal
+        self._plan = plan
+        self._columns = layer.coefficients.T
+        used = [bool(column.any()) for column in self._columns]
+        self._schedule: Schedule = schedule(
+            used, parameters=seal.parameters, level=plan.level, scale=seal.parameters.scale
+        )
+        self._terms: dict[tuple[int, int, int], Any] = {}
+        self._encode(self._schedule.root)
+
+    def _coefficient(self, index: int, *, level: int, scale: float) -> Any:
+        slots = self._seal.parameters.slots
+        values = layout.tiled(self._columns[index], period=self._plan.period, slots=slots)
+        return self._seal.encode(values, level=level, scale=scale)
+
+    def _encode(self, node: Node) -> None:
+        for term in node.terms:
+            self._terms[node.first, node.level, term.power] = self._coefficient(
+                node.first + term.power, level=node.level + 1, scale=term.scale
+            )
+        if node.constant:
+            self._terms[node.first, node.level, 0] = self._coefficient(
+                node.first, level=node.level, scale=node.scale
+            )
+        for quotient, _ in node.products:
+            self._encode(quotient)
+
+    def evaluate(self, x: Any, keys: SealKeys) -> Any:
+        evaluator = self._seal.evaluator
+        powers = [x]
+        for scale in self._schedule.powers[1:]:
+            square = sealapi.Ciphertext()
+            evaluator.square(powers[-1], square)
+            evaluator.relinearize_inplace(square, keys.relinearisation)
+            evaluator.rescale_to_next_inplace(square)
+            square.scale = scale
+            powers.append(square)
+        return self._evaluate(self._schedule.root, powers, keys)
+
+    def _power(self, powers: list[Any], power: int, *, level: int) -> Any:
+        value = powers[power.bit_length() - 1]
+        if value.coeff_modulus_size() == level:
+            return value
+        lower = sealapi.Ciphertext()
+        self._seal.evaluator.mod_switch_to(value, self._seal.parms(level), lower)
+        return lower
+
+    def _evaluate(self, node: Node, powers: list[Any], keys: SealKeys) -> Any:
+        evaluator = self._seal.evaluator
+        raw = node.scale * self._seal.parameters.primes[node.level]
+        parts = []
+        for quotient, power in node.products:
+            product = sealapi.Ciphertext()
+            left = self._evaluate(quotient, powers, keys)
+            evaluator.multiply(left, self._power(powers, power, level=node.level + 1), product)
+            parts.append(product)
+        for term in node.terms:
+            base = self._power(powers, term.power, level=node.level + 1)
+            plaintext = self._terms[node.first, node.level, term.power]
+            parts.append(_multiply_plain(evaluator, base, plaintext))
+        for part in parts:
+            part.scale = raw  # equal by the schedule, up to the last bit of a double
+        total = _sum(evaluator, parts)
+        if node.products:
+            evaluator.relinearize_inplace(total, keys.relinearisation)
+        evaluator.rescale_to_next_inplace(total)
+        total.scale = node.scale
+        if node.constant:
+            evaluator.add_plain_inplace(total, self._terms[node.first, node.level, 0])
+        return total
+
+
+def _rotate(evaluator: Any, x: Any, step: int, keys: SealKeys) -> Any:
+    result = sealapi.Ciphertext()
+    evaluator.rotate_vector(x, step, keys.galois, result)
+    return result
+
+
+def _multiply_plain(evaluator: Any, x: Any, plaintext: Any) -> Any:
+    result = sealapi.Ciphertext()
+    evaluator.multiply_plain(x, plaintext, result)
+    return result
+
+
+def _sum(evaluator: Any, parts: list[Any]) -> Any:
+    total = parts[0]
+    for part in parts[1:]:
+        evaluator.add_inplace(total, part)
+    return total

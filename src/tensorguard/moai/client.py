@@ -1,0 +1,191 @@
+"""The client alone holds secrets: only this module makes keys, encrypts and decrypts.
+
+No server may import it (import contract 2). It believes nothing that a server says: parameters are
+checked against the 128-bit table, the view against itself, and results are parsed strictly.
+Decrypted values must not be sent back to the evaluator (IND-CPA-D, Li and Micciancio 2021).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from tenseal import sealapi
+
+from tensorguard.crypto.files import read_bounded, write_atomic
+from tensorguard.errors import InputError, MalformedInput, VerificationError
+from tensorguard.moai import layout, strict
+from tensorguard.moai.graph import check_scalings, finish
+from tensorguard.moai.parameters import CkksParameters
+from tensorguard.moai.seal import Seal, dump
+from tensorguard.wire.frames import Kind, build_frame, parse_frame
+from tensorguard.wire.models import ModelView
+
+Floats = npt.NDArray[np.float64]
+_SLACK = 4096  # headers of a frame and of SEAL, and zstd's own overhead on random data
+
+
+class ViewUntrustworthy(VerificationError):
+    code = "model_view_untrustworthy"
+    remedy = "Do not use this server's model; tell its operator what the detail says."
+
+
+class InputOutOfRange(InputError):
+    """The polynomials were fitted on a range; outside of it the answer would be silently wrong."""
+
+    code = "input_out_of_range"
+    status = 422
+    remedy = (
+        "Send values within the pack's calibrated range, pass out_of_range='clip', "
+        "or calibrate the pack on data that covers them."
+    )
+
+
+class ClientKeys:
+    """A client's secret key for one set of parameters, and what can be done with it."""
+
+    def __init__(self, view: ModelView, secret: Any | None = None) -> None:
+        self.view = view
+        self.parameters = check_view(view)
+        self._seal = Seal(self.parameters)
+        context = self._seal.context
+        if secret is None:
+            self._generator = sealapi.KeyGenerator(context)
+        else:
+            self._generator = sealapi.KeyGenerator(context, secret)
+        self._secret = self._generator.secret_key()
+        self._encryptor = sealapi.Encryptor(context, self._secret)
+        self._decryptor = sealapi.Decryptor(context, self._secret)
+
+    @classmethod
+    def generate(cls, view: ModelView) -> ClientKeys:
+        """Make a fresh secret key. Raises `InsecureParameters` or `ViewUntrustworthy`."""
+        return cls(view)
+
+    def evaluation_keys(self) -> bytes:
+        """Return the frame with the rotation and relinearisation keys that the model needs.
+
+        It is public. Every call makes new keys of the same secret; upload one of them.
+        """
+        items = []
+        if self.view.rotations:
+            elements = [self.parameters.galois_element(step) for step in self.view.rotations]
+            items.append(dump(self._generator.create_galois_keys(elements)))
+        if self.view.relinearisation:
+            items.append(dump(self._generator.create_relin_keys()))
+        if not items:
+            raise ViewUntrustworthy("the model needs no evaluation keys, so it computes nothing")
+        return build_frame(Kind.evaluation_keys, self.parameters.id, items)
+
+    def encrypt(
+        self, x: npt.ArrayLike, *, out_of_range: Literal["refuse", "clip"] = "refuse"
+    ) -> bytes:
+        """Return the frame of one input vector (features,), in its own units.
+
+        Values outside the calibrated range are refused, or with "clip" moved to its edge.
+        The ciphertext is symmetric, with its second half as a seed: half the size of a usual one.
+        """
+        values = np.asarray(x, dtype=np.float64)
+        given = self.view.input
+        if values.shape != (self.view.features,) or not np.isfinite(values).all():
+            raise MalformedInput(f"an input is {self.view.features} finite numbers")
+        low, high = np.array(given.low), np.array(given.high)
+        if out_of_range == "clip":
+            values = np.clip(values, low, high)
+        outside = np.flatnonzero((values < low) | (values > high))
+        if outside.size:
+            at = int(outside[0])
+            raise InputOutOfRange(
+                f"input {at} is {values[at]:g}, calibrated are {low[at]:g} to {high[at]:g}"
+            )
+        plaintext = self._seal.encode(
+            self._lay_out((values - np.array(given.mean)) / np.array(given.std)),
+            level=self.parameters.levels,
+            scale=self.parameters.scale,
+        )
+        ciphertext = self._encryptor.encrypt_symmetric(plaintext)
+        return build_frame(Kind.ciphertext, self.parameters.id, (dump(ciphertext),))
+
+    def decrypt(self, frame: bytes) -> Floats:
+        """Return the outputs (outputs,) of a result frame, rescaled and after the activation.
+
+        A classification gives one probability for each label of `view.output.labels`.
+        """
+        limit = 2 * self.parameters.degree * 8 + _SLACK
+        parsed = parse_frame(
+            frame, kind=Kind.ciphertext, parameters_id=self.parameters.id, limit=limit
+        )
+        if len(parsed.items) != 1:
+            raise MalformedInput("a ciphertext frame has one item")
+        blob = strict.parse_ciphertext(
+            parsed.items[0], self.parameters, level=1, scale=self.parameters.scale
+        )
+        plaintext = sealapi.Plaintext()
+        self._decryptor.decrypt(self._seal.load(sealapi.Ciphertext, blob), plaintext)
+        outputs = len(self.view.output.scale)
+        return finish(self.view.output, self._seal.decode(plaintext)[None, :outputs])[0]
+
+    def save(self, path: Path) -> None:
+        """Write the secret key to `path`, mode 0600, whole or not at all."""
+        write_atomic(
+            path, build_frame(Kind.client_secret_keys, self.parameters.id, (dump(self._secret),))
+        )
+
+    @classmethod
+    def load(cls, path: Path, view: ModelView) -> ClientKeys:
+        """Read keys that `save` wrote, for a view with the same parameters."""
+        parameters = check_view(view)
+        limit = (parameters.levels + 1) * parameters.degree * 8 + _SLACK
+        data = read_bounded(path, limit=limit, private=True)
+        parsed = parse_frame(
+            data, kind=Kind.client_secret_keys, parameters_id=parameters.id, limit=limit
+        )
+        return cls(view, Seal(parameters).load(sealapi.SecretKey, parsed.items[0]))
+
+    def _lay_out(self, standardised: Floats) -> Floats:
+        packing = self.view.packing
+        padded = np.zeros(packing.period)
+        padded[: len(standardised)] = standardised
+        return np.asarray(
+            padded[
+                layout.input_index(
+                    slots=packing.slots,
+                    period=packing.period,
+                    block_length=packing.block_length,
+                    blocks=packing.blocks,
+                    shift=packing.shift,
+                )
+            ]
+        )
+
+
+def check_view(view: ModelView) -> CkksParameters:
+    """Return the view's parameters once the view holds together.
+
+    Raises `InsecureParameters`, `ViewUntrustworthy` or `MalformedInput`.
+    """
+    # (1) the parameters are in the 128-bit table, and the id is theirs
+    parameters = CkksParameters.from_wire(view.parameters)
+    if parameters.id.hex() != view.parameters_id:
+        raise ViewUntrustworthy("the parameter id is not that of the parameters")
+    # (2) rotations are distinct steps within the slots
+    if list(view.rotations) != sorted(set(view.rotations)) or any(
+        step >= parameters.slots for step in view.rotations
+    ):
+        raise ViewUntrustworthy("the rotation steps are not ascending steps within the slots")
+    # (3) the packing fits parameters and features
+    packing = view.packing
+    sizes = (packing.slots, packing.period, packing.block_length, packing.blocks, packing.shift)
+    if packing.slots != parameters.slots or any(size & (size - 1) for size in sizes):
+        raise ViewUntrustworthy("the packing is not in powers of two of these slots")
+    if not view.features <= packing.period <= packing.block_length:
+        raise ViewUntrustworthy("the packing is not for this many features")
+    if packing.blocks * packing.block_length > packing.slots:
+        raise ViewUntrustworthy("the packing needs more slots than there are")
+    # (4) the scalings are for these features, and the outputs fit a ciphertext
+    check_scalings(view.input, view.output, features=view.features)
+    if len(view.output.scale) > parameters.slots:
+        raise ViewUntrustworthy("there are more outputs than slots")
+    return parameters

@@ -1,0 +1,241 @@
+"""The planner is pure arithmetic: shapes in; packing, rotations, levels and parameters out.
+
+A linear layer with `inputs` columns and `outputs` rows works on vectors of period p (inputs) and r
+(outputs), powers of two. It has D = min(p, r) generalised diagonals (Halevi-Shoup), walked by baby
+steps and giant steps, then log2 folds. The client lays the first layer's input out in `blocks`
+shifted copies, so that one multiplication serves `blocks` diagonals and only folds are left.
+A polynomial of degree d takes ceil(log2(d + 1)) levels (Paterson-Stockmeyer, powers of two).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tensorguard.errors import InputError
+from tensorguard.moai.parameters import MAX_LOG_QP, CkksParameters, make_parameters
+
+MAX_DEGREE = 15  # of one polynomial layer
+MAX_LAYERS = 32
+MIN_SCALE_BITS, MAX_SCALE_BITS = 28, 40
+HEADROOM_BITS = 9  # outputs are normalised to 1, and may grow 2^8 over that
+
+
+class TooDeep(InputError):
+    code = "model_too_deep"
+    status = 422
+    remedy = "Use fewer layers or a lower activation degree, as the detail says."
+
+
+class TooWide(InputError):
+    code = "model_too_wide"
+    status = 422
+    remedy = "Reduce the layer's width; a layer has at most as many units as a ciphertext slots."
+
+
+@dataclass(frozen=True, slots=True)
+class LinearShape:
+    """A matrix of `outputs` rows and `inputs` columns."""
+
+    name: str
+    inputs: int
+    outputs: int
+
+    @property
+    def depth(self) -> int:
+        """Return the levels that it takes."""
+        return 1
+
+
+@dataclass(frozen=True, slots=True)
+class PolynomialShape:
+    """One polynomial of `degree` for each of `width` units."""
+
+    name: str
+    width: int
+    degree: int
+
+    @property
+    def depth(self) -> int:
+        """Return the levels that it takes."""
+        return polynomial_depth(self.degree)
+
+
+Shape = LinearShape | PolynomialShape
+
+
+@dataclass(frozen=True, slots=True)
+class LinearPlan:
+    """How one linear layer is evaluated, on an input at `level`."""
+
+    name: str
+    level: int
+    period_in: int
+    period_out: int
+    blocks: int
+    baby: int
+    giant: int
+
+    @property
+    def block_length(self) -> int:
+        """Return the slots after which the input's layout shifts."""
+        return max(self.period_in, self.period_out)
+
+    @property
+    def shift(self) -> int:
+        """Return by how much each block's copy is rotated against the one before."""
+        return self.baby * self.giant
+
+    @property
+    def folds(self) -> tuple[int, ...]:
+        """Return the rotate-and-add steps after the multiplications."""
+        span = self.blocks * self.block_length // self.period_out
+        return tuple(self.period_out << i for i in range(span.bit_length() - 1))
+
+    @property
+    def rotations(self) -> frozenset[int]:
+        """Return every rotation step that the layer uses."""
+        babies = range(1, self.baby)
+        giants = range(self.baby, self.shift, self.baby)
+        return frozenset((*babies, *giants, *self.folds))
+
+
+@dataclass(frozen=True, slots=True)
+class PolynomialPlan:
+    """How one activation is evaluated, on an input at `level`."""
+
+    name: str
+    level: int
+    period: int
+    degree: int
+
+    @property
+    def depth(self) -> int:
+        """Return the levels that it takes."""
+        return polynomial_depth(self.degree)
+
+
+LayerPlan = LinearPlan | PolynomialPlan
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The evaluation of a whole network; it starts at level `depth + 1` and ends at level 1."""
+
+    slots: int
+    depth: int
+    layers: tuple[LayerPlan, ...]
+
+    @property
+    def first(self) -> LinearPlan:
+        """Return the first layer, whose input the client lays out."""
+        layer = self.layers[0]
+        if not isinstance(layer, LinearPlan):
+            raise TypeError("a plan begins with a linear layer")
+        return layer
+
+    @property
+    def rotations(self) -> tuple[int, ...]:
+        """Return exactly the rotation steps that the network uses, ascending."""
+        steps: set[int] = set()
+        for layer in self.layers:
+            if isinstance(layer, LinearPlan):
+                steps |= layer.rotations
+        return tuple(sorted(steps))
+
+    @property
+    def relinearisation(self) -> bool:
+        """Return whether two ciphertexts are ever multiplied."""
+        return any(isinstance(x, PolynomialPlan) and x.degree > 1 for x in self.layers)
+
+
+def polynomial_depth(degree: int) -> int:
+    """Return ceil(log2(degree + 1))."""
+    return degree.bit_length()
+
+
+def depth_of(shapes: Sequence[Shape]) -> int:
+    """Return the levels that the network takes."""
+    return sum(shape.depth for shape in shapes)
+
+
+def plan_network(shapes: Sequence[Shape], *, slots: int) -> Plan:
+    """Plan the evaluation of `shapes` on ciphertexts of `slots` slots. Raises `TooWide`."""
+    level = depth_of(shapes) + 1
+    plans: list[LayerPlan] = []
+    for shape in shapes:
+        if isinstance(shape, LinearShape):
+            plans.append(_plan_linear(shape, slots=slots, level=level, first=not plans))
+        else:
+            plans.append(PolynomialPlan(shape.name, level, _period(shape.width), shape.degree))
+        level -= shape.depth
+    return Plan(slots, depth_of(shapes), tuple(plans))
+
+
+def choose_parameters(shapes: Sequence[Shape], *, minimum_degree: int = 0) -> CkksParameters:
+    """Return the smallest ring, and in it the finest scale, that the network fits.
+
+    Raises `TooDeep`, naming the layer at which the largest ring is exhausted, or `TooWide`.
+    """
+    depth = depth_of(shapes)
+    widest = max(_block_length(shape) for shape in shapes)
+    for degree, budget in MAX_LOG_QP.items():
+        scale_bits = min(MAX_SCALE_BITS, _scale_bits(budget, depth))
+        if degree >= minimum_degree and scale_bits >= MIN_SCALE_BITS and widest <= degree // 2:
+            return make_parameters(
+                degree, depth=depth, scale_bits=scale_bits, headroom_bits=HEADROOM_BITS
+            )
+    largest = max(MAX_LOG_QP)
+    if widest > largest // 2:
+        name = next(shape.name for shape in shapes if _block_length(shape) == widest)
+        raise TooWide(f"layer {name} needs {widest} slots, {largest // 2} is the most")
+    raise _too_deep(shapes, MAX_LOG_QP[largest])
+
+
+def _scale_bits(budget: int, depth: int) -> int:
+    """Share out log2(QP): depth primes of the scale, and two with the headroom on top."""
+    return (budget - 2 * HEADROOM_BITS) // (depth + 2)
+
+
+def _too_deep(shapes: Sequence[Shape], budget: int) -> TooDeep:
+    most = (budget - 2 * HEADROOM_BITS) // MIN_SCALE_BITS - 2
+    spent = 0
+    name = shapes[-1].name
+    for shape in shapes:
+        spent += shape.depth
+        if spent > most:
+            name = shape.name
+            break
+    activations = sum(isinstance(shape, PolynomialShape) for shape in shapes)
+    cubic = len(shapes) + activations
+    advice = (
+        f"with activations of degree 3 it needs {cubic} levels and fits"
+        if cubic <= most
+        else f"remove layers until linear layers and activations together take {most} levels"
+    )
+    return TooDeep(
+        f"the network takes {depth_of(shapes)} levels, {most} is the most: "
+        f"they end at layer {name}; {advice}"
+    )
+
+
+def _plan_linear(shape: LinearShape, *, slots: int, level: int, first: bool) -> LinearPlan:
+    period_in, period_out = _period(shape.inputs), _period(shape.outputs)
+    length, diagonals = max(period_in, period_out), min(period_in, period_out)
+    if length > slots:
+        raise TooWide(f"layer {shape.name} needs {length} slots, there are {slots}")
+    blocks = min(diagonals, slots // length) if first else 1
+    steps = (diagonals // blocks).bit_length() - 1
+    baby = 1 << math.ceil(steps / 2)
+    return LinearPlan(shape.name, level, period_in, period_out, blocks, baby, (1 << steps) // baby)
+
+
+def _block_length(shape: Shape) -> int:
+    if isinstance(shape, LinearShape):
+        return max(_period(shape.inputs), _period(shape.outputs))
+    return _period(shape.width)
+
+
+def _period(width: int) -> int:
+    return 1 << (width - 1).bit_length()
