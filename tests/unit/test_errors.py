@@ -1,0 +1,33 @@
+"""Every error carries a code, a status and a remedy."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+
+import pytest
+
+import tensorguard
+from tensorguard import errors
+
+
+def every(error: type[errors.TensorGuardError]) -> list[type[errors.TensorGuardError]]:
+    return [error, *(found for child in error.__subclasses__() for found in every(child))]
+
+
+@pytest.mark.parametrize("missing", ["code", "remedy"])
+def test_error_without_code_or_remedy_cannot_be_defined(missing: str) -> None:
+    members = {"code": "x", "remedy": "y"}
+    del members[missing]
+    with pytest.raises(TypeError, match=missing):
+        type("Bad", (errors.TensorGuardError,), members)
+
+
+def test_codes_are_unique() -> None:
+    for module in pkgutil.walk_packages(tensorguard.__path__, "tensorguard."):
+        if not module.name.startswith("tensorguard.platform.db.migrations"):
+            importlib.import_module(module.name)
+    ours = {e for e in every(errors.TensorGuardError) if e.__module__.startswith("tensorguard.")}
+    codes = sorted(error.code for error in ours)
+    assert len(codes) > 15
+    assert codes == sorted(set(codes))
