@@ -1,0 +1,19 @@
+"""From a trained network to a signed model pack."""
+
+from tensorguard.moai.compile.build import Compiled, OverErrorBudget, build_pack, compile_network
+from tensorguard.moai.compile.files import read_calibration, read_model
+from tensorguard.moai.compile.from_safetensors import from_safetensors
+from tensorguard.moai.compile.from_sklearn import from_sklearn
+from tensorguard.moai.compile.network import Network
+
+__all__ = [
+    "Compiled",
+    "Network",
+    "OverErrorBudget",
+    "build_pack",
+    "compile_network",
+    "from_safetensors",
+    "from_sklearn",
+    "read_calibration",
+    "read_model",
+]

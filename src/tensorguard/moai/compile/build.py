@@ -1,0 +1,345 @@
+"""The compiler: a network and calibration data become a graph that keeps an error budget, or nothing.
+
+The budget bounds the root mean square error of the outputs on the calibration data, polynomial
+approximation and predicted CKKS error together: relative to each output's calibrated spread
+(regression), or of the class probabilities (classification).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from tensorguard import __version__
+from tensorguard.crypto.hybrid import HybridSigner
+from tensorguard.errors import InputError, MalformedInput
+from tensorguard.moai import pack, tensors
+from tensorguard.moai.compile.fit import MARGIN, Fit, fit, refit
+from tensorguard.moai.compile.network import Network, merged
+from tensorguard.moai.graph import Graph, Layer, Linear, Polynomial, finish
+from tensorguard.moai.manifest import (
+    FORMAT,
+    FileDigest,
+    LayerPrecision,
+    LinearLayer,
+    Manifest,
+    PolynomialLayer,
+    PrecisionReport,
+    Provenance,
+)
+from tensorguard.moai.parameters import MAX_LOG_QP, CkksParameters
+from tensorguard.moai.plan import Plan, TooDeep, choose_parameters, plan_network
+from tensorguard.moai.simulate import Simulation, simulate
+from tensorguard.moai.spec import packing_of
+from tensorguard.wire.models import InputScaling, OutputScaling
+
+Floats = npt.NDArray[np.float64]
+DEGREES = (2, 3, 5, 7)  # those that may be asked for
+AUTOMATIC = (3, 5, 7)  # 2 takes as many levels as 3 and is never better
+DEFAULT_ERROR_BUDGET = 0.05
+MIN_CALIBRATION_ROWS = 16  # fewer say nothing about a range
+MIN_HEADROOM_BITS = 7.0  # FACTS: accuracy collapses at 5
+_CKKS_SHARE = 0.25  # of the budget, that the encryption may use before a larger ring is taken
+_SIMULATED_ROWS = 1024
+
+
+class OverErrorBudget(InputError):
+    code = "over_error_budget"
+    status = 422
+    remedy = (
+        "Raise --error-budget or --degree, pass --refit-last, calibrate on data like that of "
+        "use, or train with a polynomial activation, which is exact."
+    )
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A graph within its error budget, and everything that a pack says about it."""
+
+    graph: Graph
+    plan: Plan
+    parameters: CkksParameters
+    precision: PrecisionReport
+    provenance: Provenance
+
+
+def compile_network(
+    network: Network,
+    calibration: Floats,
+    *,
+    error_budget: float = DEFAULT_ERROR_BUDGET,
+    degree: int | None = None,
+    refit_last: bool = False,
+) -> Compiled:
+    """Return the cheapest graph within `error_budget`; `degree` fixes that of all activations.
+
+    `calibration` (n, features) is in raw input units. Raises `OverErrorBudget`, `TooDeep`, …
+    """
+    if calibration.ndim != 2 or calibration.shape[1] != len(network.mean):  # noqa: PLR2004 -- rows by features
+        raise MalformedInput(f"calibration data are rows of {len(network.mean)} numbers")
+    if len(calibration) < MIN_CALIBRATION_ROWS or not np.isfinite(calibration).all():
+        raise MalformedInput(f"calibration data are at least {MIN_CALIBRATION_ROWS} finite rows")
+    if not (math.isfinite(error_budget) and error_budget > 0):
+        raise MalformedInput("an error budget is a positive number")
+    if degree is not None and degree not in DEGREES:
+        raise MalformedInput(f"the degree is one of {DEGREES}")
+    network = replace(network, layers=merged(network.layers))
+    options = {"margin": str(MARGIN), "refit-last": str(refit_last).lower(), **network.options}
+    best: Compiled | None = None
+    for candidate in _degrees(network, degree):
+        try:
+            compiled = _compile(network, calibration, candidate, error_budget, options, refit_last)
+        except TooDeep:
+            if best is None:
+                raise
+            break
+        if compiled.precision.total_rms <= error_budget:
+            return compiled
+        if best is None or compiled.precision.total_rms < best.precision.total_rms:
+            best = compiled
+    raise _refused(best)
+
+
+def build_pack(compiled: Compiled, *, name: str, version: str, signer: HybridSigner) -> bytes:
+    """Return the signed pack (`*.moai`). The same inputs give the same pack id."""
+    values: dict[str, Floats] = {}
+    layers: list[LinearLayer | PolynomialLayer] = []
+    for layer in compiled.graph.layers:
+        if isinstance(layer, Linear):
+            values[f"{layer.name}.weight"], values[f"{layer.name}.bias"] = layer.weight, layer.bias
+            shape = layer.shape
+            layers.append(LinearLayer(name=layer.name, inputs=shape.inputs, outputs=shape.outputs))
+        else:
+            values[f"{layer.name}.coefficients"] = layer.coefficients
+            layers.append(_polynomial_layer(layer))
+    weights = tensors.save(values)
+    digest = FileDigest(sha256=hashlib.sha256(weights).hexdigest(), size=len(weights))
+    content = Manifest(
+        format=FORMAT,
+        name=name,
+        version=version,
+        layers=tuple(layers),
+        parameters=compiled.parameters.to_wire(),
+        parameters_id=compiled.parameters.id.hex(),
+        packing=packing_of(compiled.plan),
+        rotations=compiled.plan.rotations,
+        levels=tuple(layer.level for layer in compiled.plan.layers),
+        input=compiled.graph.input,
+        output=compiled.graph.output,
+        precision=compiled.precision,
+        provenance=compiled.provenance,
+        files={pack.WEIGHTS: digest},
+    )
+    return pack.write(content, weights, signer=signer)
+
+
+def _polynomial_layer(layer: Polynomial) -> PolynomialLayer:
+    return PolynomialLayer(
+        name=layer.name,
+        width=layer.shape.width,
+        degree=layer.degree,
+        basis="monomial",
+        stands_for=layer.stands_for,
+    )
+
+
+def _degrees(network: Network, degree: int | None) -> Sequence[int]:
+    exact = all(x.activation is None or x.activation.coefficients for x in network.layers)
+    if exact:
+        return (1,)  # nothing is approximated; the number is not used
+    return AUTOMATIC if degree is None else (degree,)
+
+
+def _compile(
+    network: Network,
+    calibration: Floats,
+    degree: int,
+    budget: float,
+    options: dict[str, str],
+    refit_last: bool,  # noqa: FBT001 -- private
+) -> Compiled:
+    graph, fits = _replace_activations(network, calibration, degree, refit_last=refit_last)
+    sample = calibration[:: -(-len(calibration) // _SIMULATED_ROWS)]
+    reference = network.raw(calibration) * network.output_scale + network.output_offset
+    result: tuple[CkksParameters, Plan, Simulation, PrecisionReport] | None = None
+    for ring in MAX_LOG_QP:
+        try:
+            parameters = choose_parameters(graph.shapes, minimum_degree=ring)
+        except TooDeep:
+            if result is None:
+                raise
+            break
+        if result is not None and parameters.degree <= result[0].degree:
+            continue
+        plan = plan_network(graph.shapes, slots=parameters.slots)
+        simulation = simulate(graph, plan, parameters, sample)
+        report = _report(graph, fits, simulation, parameters, calibration, reference, budget)
+        result = (parameters, plan, simulation, report)
+        if report.ckks_rms <= _CKKS_SHARE * budget:
+            break
+    if result is None:
+        raise MalformedInput("no ring was tried")
+    provenance = Provenance(
+        source=network.source,
+        source_sha256=network.source_sha256,
+        calibration_sha256=hashlib.sha256(np.ascontiguousarray(calibration)).hexdigest(),
+        calibration_rows=len(calibration),
+        compiler=f"tensorguard {__version__}",
+        options=options,
+    )
+    return Compiled(graph, result[1], result[0], result[3], provenance)
+
+
+def _replace_activations(
+    network: Network, calibration: Floats, degree: int, *, refit_last: bool
+) -> tuple[Graph, dict[str, Fit]]:
+    values = (calibration - network.mean) / network.std
+    gain = np.ones(values.shape[1])
+    layers: list[Layer] = []
+    fits: dict[str, Fit] = {}
+    for index, dense in enumerate(network.layers[:-1]):
+        if dense.activation is None:
+            raise MalformedInput(f"layer {dense.name} was not merged")
+        weight = dense.weight * gain
+        fitted = fit(dense.activation, values @ weight.T + dense.bias, degree=degree)
+        linear = Linear(
+            f"linear{index}",
+            weight / fitted.radius[:, None],
+            (dense.bias - fitted.centre) / fitted.radius,
+        )
+        polynomial = Polynomial(
+            f"activation{index}", fitted.coefficients, dense.activation.function
+        )
+        values = polynomial.apply(linear.apply(values))
+        gain = fitted.gain
+        layers += [linear, polynomial]
+        fits[polynomial.name] = fitted
+    last = network.layers[-1]
+    weight, bias = last.weight * gain, last.bias
+    if refit_last:
+        weight, bias = refit(values, network.raw(calibration))
+    outputs = values @ weight.T + bias
+    low, high = outputs.min(axis=0), outputs.max(axis=0)
+    centre, radius = (low + high) / 2, np.maximum((high - low) / 2, 1e-9)
+    radius[radius < 1e-6 * radius.max()] = radius.max()
+    name = f"linear{len(network.layers) - 1}"
+    layers.append(Linear(name, weight / radius[:, None], (bias - centre) / radius))
+    output = OutputScaling(
+        meaning="regression" if network.output_activation == "identity" else "classification",
+        activation=network.output_activation,
+        scale=tuple((radius * network.output_scale).tolist()),
+        offset=tuple((centre * network.output_scale + network.output_offset).tolist()),
+        labels=network.labels,
+    )
+    return Graph(tuple(layers), _input_scaling(network, calibration), output), fits
+
+
+def _input_scaling(network: Network, calibration: Floats) -> InputScaling:
+    low, high = calibration.min(axis=0), calibration.max(axis=0)
+    margin = MARGIN * (high - low) / 2 + 1e-9 * (1 + np.abs(low) + np.abs(high))
+    return InputScaling(
+        mean=tuple(network.mean.tolist()),
+        std=tuple(network.std.tolist()),
+        low=tuple((low - margin).tolist()),
+        high=tuple((high + margin).tolist()),
+    )
+
+
+def _report(
+    graph: Graph,
+    fits: dict[str, Fit],
+    simulation: Simulation,
+    parameters: CkksParameters,
+    calibration: Floats,
+    reference: Floats,
+    budget: float,
+) -> PrecisionReport:
+    outputs = graph.apply(calibration)
+    truth = finish(_as_is(graph.output), reference)
+    classify = graph.output.meaning == "classification"
+    spread = np.ones(outputs.shape[1])
+    if not classify:
+        spread = np.maximum(truth.max(axis=0) - truth.min(axis=0), 1e-12)
+    error = (outputs - truth) / spread
+    deviation = _output_deviation(graph, simulation, outputs)
+    headroom = parameters.primes[0].bit_length() - 1 - parameters.scale_bits
+    headroom_bits = headroom - math.log2(max(simulation.largest, 1.0))
+    if headroom_bits < MIN_HEADROOM_BITS:
+        raise MalformedInput(f"the outputs leave only {headroom_bits:.1f} bits of headroom")
+    approximation = _rms(error)
+    ckks = _rms(deviation / spread)
+    return PrecisionReport(
+        error_budget=budget,
+        samples=len(calibration),
+        approximation_rms=approximation,
+        approximation_max=float(np.abs(error).max()),
+        ckks_rms=ckks,
+        ckks_absolute_rms=_rms(deviation),
+        total_rms=math.hypot(approximation, ckks),
+        headroom_bits=headroom_bits,
+        layers=tuple(
+            _layer_precision(layer, fits.get(layer.name), variance)
+            for layer, variance in zip(graph.layers, simulation.layers, strict=True)
+        ),
+    )
+
+
+def _as_is(output: OutputScaling) -> OutputScaling:
+    """Return the scaling that only applies the activation."""
+    count = len(output.scale)
+    return OutputScaling(
+        meaning=output.meaning,
+        activation=output.activation,
+        scale=(1.0,) * count,
+        offset=(0.0,) * count,
+        labels=output.labels,
+    )
+
+
+def _output_deviation(graph: Graph, simulation: Simulation, outputs: Floats) -> Floats:
+    """Return the predicted CKKS error of each output: (n, outputs), by the activation's Jacobian."""
+    variance = simulation.outputs * np.array(graph.output.scale) ** 2
+    if graph.output.activation == "softmax":
+        mixed = (outputs**2) @ variance
+        own = variance * (1 - 2 * outputs)
+        return np.sqrt(np.maximum(outputs**2 * (own + mixed[:, None]), 0))
+    if graph.output.activation == "logistic":
+        slope = outputs[:, :1] * outputs[:, 1:]
+        return np.asarray(np.repeat(slope * math.sqrt(variance[0]), 2, axis=1))
+    return np.sqrt(variance)[None, :]
+
+
+def _layer_precision(layer: Layer, fitted: Fit | None, variance: float) -> LayerPrecision:
+    linear = isinstance(layer, Linear)
+    return LayerPrecision(
+        name=layer.name,
+        kind="linear" if linear else "polynomial",
+        degree=1 if isinstance(layer, Linear) else layer.degree,
+        low=fitted.low if fitted else -1.0,
+        high=fitted.high if fitted else 1.0,
+        approximation_max=fitted.error_max if fitted else 0.0,
+        approximation_rms=fitted.error_rms if fitted else 0.0,
+        ckks_rms=math.sqrt(variance),
+    )
+
+
+def _rms(values: Floats) -> float:
+    return float(np.sqrt((values**2).mean()))
+
+
+def _refused(best: Compiled | None) -> OverErrorBudget:
+    if best is None:
+        raise MalformedInput("no degree was tried")
+    report = best.precision
+    worst = max(report.layers, key=lambda layer: layer.approximation_rms)
+    return OverErrorBudget(
+        f"the best error is {report.total_rms:.3g}, over the budget of {report.error_budget:g}; "
+        f"layer {worst.name} loses most (rms {worst.approximation_rms:.3g} at degree "
+        f"{worst.degree} on [{worst.low:.3g}, {worst.high:.3g}]); the encryption adds "
+        f"{report.ckks_rms:.2g}"
+    )

@@ -1,0 +1,118 @@
+"""Model and calibration files are data: nothing in them is ever executed.
+
+`.skops` files are read with an explicit list of types; pickles (`.pkl`, `.joblib`) run code when
+they are opened and are refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tensorguard.crypto.files import read_bounded
+from tensorguard.errors import MalformedInput
+from tensorguard.moai.compile import from_sklearn
+from tensorguard.moai.compile.from_safetensors import (
+    MAX_DESCRIPTION,
+    MAX_WEIGHTS,
+    network_of,
+    read_description,
+)
+from tensorguard.moai.compile.network import ModelNotSupported, Network
+
+Floats = npt.NDArray[np.float64]
+MAX_MODEL = 256 << 20
+MAX_CALIBRATION = 256 << 20
+MAX_CALIBRATION_VALUES = 32 << 20
+
+# What a fitted MLP holds beyond what skops trusts by itself.
+TRUSTED_TYPES = (
+    "sklearn.neural_network._multilayer_perceptron.MLPClassifier",
+    "sklearn.neural_network._multilayer_perceptron.MLPRegressor",
+    "sklearn.neural_network._stochastic_optimizers.AdamOptimizer",
+    "sklearn.neural_network._stochastic_optimizers.SGDOptimizer",
+    "sklearn.preprocessing._data.StandardScaler",
+    "sklearn.preprocessing._label.LabelBinarizer",
+    "sklearn.pipeline.Pipeline",
+    "sklearn.compose._target.TransformedTargetRegressor",
+)
+
+
+class PickleRefused(MalformedInput):
+    code = "pickle_refused"
+    remedy = "Save the estimator as skops: skops.io.dump(estimator, 'model.skops')."
+
+
+class CalibrationUnusable(MalformedInput):
+    code = "calibration_unusable"
+    remedy = "Save rows of features with numpy.save: one float array of shape (rows, features)."
+
+
+def read_model(path: Path, *, layers: Path | None = None) -> Network:
+    """Return the network in a `.skops` file, or in a `.safetensors` file with its description."""
+    suffix = path.suffix.lower()
+    if suffix in {".pkl", ".pickle", ".joblib"}:
+        raise PickleRefused(f"{path.name} is a pickle, which runs code when it is opened")
+    if suffix == ".skops":
+        if layers is not None:
+            raise ModelNotSupported("a .skops file needs no layer description")
+        data = read_bounded(path, limit=MAX_MODEL)
+        digest = hashlib.sha256(data).hexdigest()
+        return from_sklearn.network_of(_load_skops(data), source_sha256=digest)
+    if suffix == ".safetensors":
+        if layers is None:
+            raise ModelNotSupported("a .safetensors file needs --layers with its description")
+        description = read_description(read_bounded(layers, limit=MAX_DESCRIPTION))
+        return network_of(read_bounded(path, limit=MAX_WEIGHTS), description)
+    raise ModelNotSupported(f"{path.name} is neither a .skops nor a .safetensors file")
+
+
+def read_calibration(path: Path) -> Floats:
+    """Return rows of raw inputs from a `.npy`, or from a `.npz` with one array."""
+    data = read_bounded(path, limit=MAX_CALIBRATION)
+    try:
+        _check_expansion(data)
+        loaded = np.load(io.BytesIO(data), allow_pickle=False)
+        if isinstance(loaded, np.lib.npyio.NpzFile):
+            if len(loaded.files) != 1:
+                raise CalibrationUnusable("an .npz file has exactly one array")
+            loaded = loaded[loaded.files[0]]
+    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, MemoryError) as error:
+        raise CalibrationUnusable(f"{path.name} is not a numpy array file") from error
+    if loaded.ndim != 2 or loaded.size == 0 or loaded.dtype.kind not in "fiu":  # noqa: PLR2004 -- rows by features
+        raise CalibrationUnusable("calibration data are one array of (rows, features) numbers")
+    if loaded.size > MAX_CALIBRATION_VALUES:
+        raise CalibrationUnusable(f"calibration data have at most {MAX_CALIBRATION_VALUES} numbers")
+    return np.asarray(loaded, dtype=np.float64)
+
+
+def _check_expansion(data: bytes) -> None:
+    """Refuse an archive that would unpack to more than we take."""
+    if data[:2] != b"PK":
+        return
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        if sum(entry.file_size for entry in archive.infolist()) > MAX_CALIBRATION:
+            raise CalibrationUnusable(f"the archive unpacks to over {MAX_CALIBRATION} bytes")
+
+
+def _load_skops(data: bytes) -> Any:
+    try:
+        from skops import io as skops
+        from skops.io.exceptions import UntrustedTypesFoundException
+    except ImportError as error:
+        raise from_sklearn.SklearnMissing("skops is not installed") from error
+    try:
+        unknown = set(skops.get_untrusted_types(data=data)) - set(TRUSTED_TYPES)
+        if unknown:
+            raise ModelNotSupported(f"the file holds types we do not trust: {sorted(unknown)[:5]}")
+        return skops.loads(data, trusted=list(TRUSTED_TYPES))
+    except UntrustedTypesFoundException as error:
+        raise ModelNotSupported("the file holds types we do not trust") from error
+    except (zipfile.BadZipFile, KeyError, ValueError, TypeError, AttributeError) as error:
+        raise MalformedInput("this is not a skops file") from error

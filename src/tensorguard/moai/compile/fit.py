@@ -1,0 +1,105 @@
+"""Activations become polynomials where the network really uses them.
+
+Each unit is fitted on its own calibrated range (with a margin), by least squares on the calibration
+data; a light uniform grid keeps the polynomial sane in the margin, where there is no data. The unit's
+shift and scale are folded into the linear layer before it, its gain into the one behind it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from tensorguard.moai.compile.network import Activation
+
+Floats = npt.NDArray[np.float64]
+GRID = 65  # points of the grid over the range with margin
+GRID_WEIGHT = 0.02  # of the data's weight: enough for the margin, too little to bend the fit
+MAX_FIT_ROWS = 4096  # more rows do not move a fit of 8 coefficients
+MARGIN = 0.1  # of the calibrated half-width, on either side
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """h = centre + radius · t per unit; activation(h) is about gain · Σ coefficients[u, k] · t^k."""
+
+    centre: Floats
+    radius: Floats
+    gain: Floats
+    coefficients: Floats
+    low: float
+    high: float
+    error_max: float
+    error_rms: float
+
+
+def fit(activation: Activation, h: Floats, *, degree: int) -> Fit:
+    """Fit one polynomial per unit to the activation of pre-activations `h` (n, units)."""
+    low, high = h.min(axis=0), h.max(axis=0)
+    centre = (low + high) / 2
+    radius = (high - low) / 2 * (1 + MARGIN)
+    radius[radius < 1e-9 * (1 + np.abs(centre))] = 1.0  # a unit that never moves
+    if activation.function == "polynomial":
+        coefficients = _substitute(np.array(activation.coefficients), centre, radius)
+    else:
+        coefficients = _least_squares(activation, h, centre, radius, degree)
+    target = activation(h)
+    t = (h - centre) / radius
+    approximation = np.zeros_like(t)
+    for column in coefficients.T[::-1]:
+        approximation = approximation * t + column
+    error = np.abs(approximation - target)
+    gain = np.maximum(np.abs(approximation).max(axis=0), 1e-6)
+    return Fit(
+        centre,
+        radius,
+        gain,
+        coefficients / gain[:, None],
+        float(low.min()),
+        float(high.max()),
+        float(error.max()),
+        float(np.sqrt((error**2).mean())),
+    )
+
+
+def _substitute(coefficients: Floats, centre: Floats, radius: Floats) -> Floats:
+    """Return the coefficients in t of p(centre + radius · t), per unit: exact."""
+    degree = len(coefficients) - 1
+    result = np.zeros((len(centre), degree + 1))
+    for power, coefficient in enumerate(coefficients):
+        for k in range(power + 1):
+            result[:, k] += (
+                coefficient * math.comb(power, k) * centre ** (power - k) * radius**k
+            )
+    return result
+
+
+def _least_squares(
+    activation: Activation, h: Floats, centre: Floats, radius: Floats, degree: int
+) -> Floats:
+    rows = h[:: -(-len(h) // MAX_FIT_ROWS)]
+    grid = np.linspace(-1, 1, GRID)
+    weights = np.concatenate(
+        [np.full(len(rows), 1.0), np.full(GRID, math.sqrt(GRID_WEIGHT * len(rows) / GRID))]
+    )
+    result = np.empty((h.shape[1], degree + 1))
+    for unit in range(h.shape[1]):
+        t = np.concatenate([(rows[:, unit] - centre[unit]) / radius[unit], grid])
+        target = activation(centre[unit] + radius[unit] * t)
+        design = np.vander(t, degree + 1, increasing=True) * weights[:, None]
+        result[unit] = np.linalg.lstsq(design, target * weights, rcond=None)[0]
+    return result
+
+
+def refit(activations: Floats, targets: Floats) -> tuple[Floats, Floats]:
+    """Return weight and bias of the ridge least-squares map from activations to targets."""
+    design = np.hstack([activations, np.ones((len(activations), 1))])
+    gram = design.T @ design / len(design)
+    ridge = 1e-8 * np.trace(gram) / len(gram)
+    solution = np.linalg.solve(
+        gram + ridge * np.eye(len(gram)), design.T @ targets / len(design)
+    )
+    return solution[:-1].T, solution[-1]

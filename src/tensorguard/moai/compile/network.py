@@ -1,0 +1,118 @@
+"""A trained network as its framework defines it: dense layers with activations between them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from tensorguard.errors import MalformedInput
+
+Floats = npt.NDArray[np.float64]
+Function = Literal["relu", "tanh", "logistic", "polynomial"]
+
+
+class ModelNotSupported(MalformedInput):
+    code = "model_not_supported"
+    remedy = (
+        "Use dense layers with relu, tanh, logistic, identity or polynomial activations: "
+        "scikit-learn's MLPRegressor or MLPClassifier, or safetensors with a layer description."
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Activation:
+    """An elementwise function; a polynomial has the coefficients of 1, x, x², …"""
+
+    function: Function
+    coefficients: tuple[float, ...] = ()
+
+    def __call__(self, x: Floats) -> Floats:
+        """Evaluate elementwise."""
+        if self.function == "relu":
+            return np.maximum(x, 0.0)
+        if self.function == "tanh":
+            return np.tanh(x)
+        if self.function == "logistic":
+            return np.asarray(1 / (1 + np.exp(-np.clip(x, -500, 500))))
+        return np.polynomial.polynomial.polyval(x, np.array(self.coefficients))
+
+
+@dataclass(frozen=True, eq=False)
+class Dense:
+    """weight (outputs, inputs), bias (outputs,), and the activation behind it, if any."""
+
+    name: str
+    weight: Floats
+    bias: Floats
+    activation: Activation | None
+
+    def __post_init__(self) -> None:
+        if self.weight.ndim != 2 or self.bias.shape != self.weight.shape[:1]:  # noqa: PLR2004 -- a matrix
+            raise ModelNotSupported(f"layer {self.name}: weight and bias do not fit each other")
+        if not (np.isfinite(self.weight).all() and np.isfinite(self.bias).all()):
+            raise ModelNotSupported(f"layer {self.name}: a weight is not finite")
+
+
+@dataclass(frozen=True, eq=False)
+class Network:
+    """Standardise, apply the layers, rescale, then `output_activation`."""
+
+    layers: tuple[Dense, ...]
+    mean: Floats
+    std: Floats
+    output_scale: Floats
+    output_offset: Floats
+    output_activation: Literal["identity", "softmax", "logistic"] = "identity"
+    labels: tuple[str, ...] = ()
+    source: Literal["scikit-learn", "safetensors"] = "safetensors"
+    source_sha256: str | None = None
+    options: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.layers:
+            raise ModelNotSupported("the network has no layer")
+        width = len(self.mean)
+        for layer in self.layers:
+            if layer.weight.shape[1] != width:
+                raise ModelNotSupported(
+                    f"layer {layer.name} takes {layer.weight.shape[1]} values, {width} come"
+                )
+            width = layer.weight.shape[0]
+        if self.layers[-1].activation is not None:
+            raise ModelNotSupported("the last layer is linear; its activation is the client's")
+        if len(self.output_scale) != width or len(self.output_offset) != width:
+            raise ModelNotSupported(f"the output scaling is not for {width} outputs")
+        if (self.std <= 0).any() or (self.output_scale <= 0).any():
+            raise ModelNotSupported("standard deviations and output scales are positive")
+
+    def raw(self, x: Floats) -> Floats:
+        """Return the last layer's values for rows of raw inputs, before the output scaling."""
+        values = (x - self.mean) / self.std
+        for layer in self.layers:
+            values = values @ layer.weight.T + layer.bias
+            if layer.activation is not None:
+                values = layer.activation(values)
+        return values
+
+
+def merged(layers: Sequence[Dense]) -> tuple[Dense, ...]:
+    """Multiply out linear layers that have no activation between them."""
+    result: list[Dense] = []
+    for layer in layers:
+        if result and result[-1].activation is None:
+            before = result.pop()
+            result.append(
+                Dense(
+                    layer.name,
+                    layer.weight @ before.weight,
+                    layer.weight @ before.bias + layer.bias,
+                    layer.activation,
+                )
+            )
+        else:
+            result.append(layer)
+    return tuple(result)

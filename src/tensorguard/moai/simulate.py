@@ -1,0 +1,122 @@
+"""Predicts the CKKS error of a network without encrypting anything.
+
+Errors are independent Gaussians per slot, in normalised units; their variances follow from the
+operations that the backend runs (fresh encryption, rounding at each rescale, key switching) and go
+through the layers by first-order propagation on calibration data. The per-operation variances are the
+usual ones (Kim, Papadimitriou, Polyakov 2022) for a ternary secret and sigma 3.2.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from tensorguard.moai.graph import Graph, Linear, Polynomial
+from tensorguard.moai.parameters import CkksParameters
+from tensorguard.moai.plan import LinearPlan, Plan, PolynomialPlan
+from tensorguard.moai.polynomial import Node, schedule
+
+Floats = npt.NDArray[np.float64]
+SIGMA = 3.2
+_TERNARY = 2 / 3  # variance of a uniform ternary coefficient
+_ROUNDING = 1 / 12  # variance of rounding to an integer
+
+
+@dataclass(frozen=True, slots=True)
+class Noise:
+    """Variances, per slot and in normalised units, of what one operation adds."""
+
+    fresh: float
+    rescale: float
+    switch: tuple[float, ...]  # by level; index 0 is unused
+    encode: float  # relative: of a plaintext at the scale of the primes
+
+    @classmethod
+    def of(cls, parameters: CkksParameters) -> Noise:
+        """Compute the variances for these parameters at their scale."""
+        degree = parameters.degree
+        slot = degree / 2 / parameters.scale**2  # a coefficient's variance, seen in a slot
+        rounding = _ROUNDING * (1 + degree * _TERNARY)
+        special = float(parameters.special)
+        # SEAL does not centre the digits: their mean square is q^2 / 3
+        digits = [degree * SIGMA**2 * (q / special) ** 2 / 3 for q in parameters.primes]
+        switch = tuple(slot * (sum(digits[:level]) + rounding) for level in range(len(digits) + 1))
+        return cls(slot * SIGMA**2, slot * rounding, switch, slot * _ROUNDING)
+
+
+@dataclass(frozen=True, slots=True)
+class Simulation:
+    """Predicted error variances: per layer (mean), and of each output, in normalised units."""
+
+    layers: tuple[float, ...]
+    outputs: Floats
+    largest: float  # the largest magnitude of any normalised output
+
+
+def simulate(
+    graph: Graph, plan: Plan, parameters: CkksParameters, samples: Floats
+) -> Simulation:
+    """Predict the CKKS error of `graph` for rows of raw inputs `samples` (n, features)."""
+    noise = Noise.of(parameters)
+    values = graph.standardise(samples)
+    variance = np.full_like(values, noise.fresh + noise.encode)
+    layers = []
+    for layer, step in zip(graph.layers, plan.layers, strict=True):
+        if isinstance(layer, Linear) and isinstance(step, LinearPlan):
+            variance = _linear(layer, step, noise, values, variance)
+        elif isinstance(layer, Polynomial) and isinstance(step, PolynomialPlan):
+            variance = _polynomial(layer, step, parameters, noise, values, variance)
+        values = layer.apply(values)
+        layers.append(float(variance.mean()))
+    return Simulation(tuple(layers), variance.mean(axis=0), float(np.abs(values).max()))
+
+
+def _linear(
+    layer: Linear, plan: LinearPlan, noise: Noise, values: Floats, variance: Floats
+) -> Floats:
+    squares = layer.weight**2
+    rotated = noise.switch[plan.level] * (plan.baby - 1) / plan.baby
+    encoding = noise.encode * (values**2).sum(axis=1, keepdims=True)
+    copies = 1 << len(plan.folds)
+    folds = copies * noise.rescale + (copies - 1) * noise.switch[plan.level - 1]
+    return np.asarray((variance + rotated) @ squares.T + encoding + folds + noise.encode)
+
+
+def _polynomial(
+    layer: Polynomial,
+    plan: PolynomialPlan,
+    parameters: CkksParameters,
+    noise: Noise,
+    z: Floats,
+    variance: Floats,
+) -> Floats:
+    used = [bool(column.any()) for column in layer.coefficients.T]
+    steps = schedule(used, parameters=parameters, level=plan.level, scale=parameters.scale)
+    powers = [np.zeros_like(z)]
+    for index in range(1, len(steps.powers)):
+        inner = z ** (1 << (index - 1))
+        powers.append(4 * inner**2 * powers[-1] + noise.rescale)
+    inherited = layer.derivative(z) ** 2 * variance
+    return np.asarray(inherited + _node(steps.root, layer, noise, z, powers)[1])
+
+
+def _node(
+    node: Node, layer: Polynomial, noise: Noise, z: Floats, powers: list[Floats]
+) -> tuple[Floats, Floats]:
+    """Return the node's value and the variance that its own operations add."""
+    value = np.zeros_like(z)
+    variance = np.full_like(z, noise.rescale + noise.encode)
+    if node.constant:
+        value = value + layer.coefficients[:, node.first]
+    for term in node.terms:
+        coefficient = layer.coefficients[:, node.first + term.power]
+        value = value + coefficient * z**term.power
+        variance = variance + coefficient**2 * powers[term.power.bit_length() - 1]
+    for quotient, power in node.products:
+        factor, error = _node(quotient, layer, noise, z, powers)
+        raised = z**power
+        value = value + factor * raised
+        variance = variance + raised**2 * error + factor**2 * powers[power.bit_length() - 1]
+    return value, variance
