@@ -1,0 +1,1 @@
+"""Messages that cross processes: pure, bounded, shared by platform, serving, agent and SDK."""
