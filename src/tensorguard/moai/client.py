@@ -125,7 +125,8 @@ class ClientKeys:
         plaintext = sealapi.Plaintext()
         self._decryptor.decrypt(self._seal.load(sealapi.Ciphertext, blob), plaintext)
         outputs = len(self.view.output.scale)
-        return finish(self.view.output, self._seal.decode(plaintext)[None, :outputs])[0]
+        rows = finish(self.view.output, self._seal.decode(plaintext)[None, :outputs])
+        return np.asarray(rows[0])
 
     def save(self, path: Path) -> None:
         """Write the secret key to `path`, mode 0600, whole or not at all."""

@@ -16,6 +16,7 @@ from tensorguard.errors import MalformedInput
 from tensorguard.moai.plan import MAX_DEGREE, MAX_LAYERS, LinearShape, PolynomialShape, Shape
 from tensorguard.wire.models import MAX_FEATURES, MAX_OUTPUTS, InputScaling, OutputScaling
 
+StandsFor = Literal["relu", "tanh", "logistic", "polynomial"]
 Floats = npt.NDArray[np.float64]
 LARGEST = 1e6  # a weight or coefficient beyond this says that nothing was normalised
 
@@ -52,7 +53,7 @@ class Polynomial:
 
     name: str
     coefficients: Floats
-    stands_for: str
+    stands_for: StandsFor
 
     def __post_init__(self) -> None:
         _check_finite(self.name, self.coefficients)
@@ -64,7 +65,7 @@ class Polynomial:
     @property
     def degree(self) -> int:
         """Return the highest power."""
-        return self.coefficients.shape[1] - 1
+        return int(self.coefficients.shape[1]) - 1
 
     @property
     def shape(self) -> PolynomialShape:
@@ -130,14 +131,23 @@ class Graph:
 
     def standardise(self, x: Floats) -> Floats:
         """Return (x - mean) / std for rows of `x`."""
-        return (x - np.array(self.input.mean)) / np.array(self.input.std)
+        return np.asarray((x - np.array(self.input.mean)) / np.array(self.input.std))
 
     def apply(self, x: Floats) -> Floats:
         """Evaluate in the clear on rows of raw inputs: what a perfect decryption would give."""
+        return finish(self.output, self.slots(x))
+
+    def slots(self, x: Floats) -> Floats:
+        """Return what the slots would hold: before the output scaling."""
         values = self.standardise(x)
         for layer in self.layers:
             values = layer.apply(values)
-        return finish(self.output, values)
+        return values
+
+    def raw(self, x: Floats) -> Floats:
+        """Return the outputs before their activation: regression values or logits."""
+        scale, offset = np.array(self.output.scale), np.array(self.output.offset)
+        return np.asarray(self.slots(x) * scale + offset)
 
 
 def check_scalings(given: InputScaling, output: OutputScaling, *, features: int) -> None:
@@ -161,7 +171,7 @@ def check_scalings(given: InputScaling, output: OutputScaling, *, features: int)
 
 def finish(output: OutputScaling, values: Floats) -> Floats:
     """Turn rows of decrypted values (n, outputs) into outputs: rescaled, then the activation."""
-    values = values * np.array(output.scale) + np.array(output.offset)
+    values = np.asarray(values * np.array(output.scale) + np.array(output.offset))
     if output.activation == "softmax":
         powers = np.exp(values - values.max(axis=-1, keepdims=True))
         return np.asarray(powers / powers.sum(axis=-1, keepdims=True))

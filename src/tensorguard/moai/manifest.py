@@ -6,7 +6,7 @@ Canonical JSON carries it; `decode` checks it against the types. Tensors are in
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from msgspec import Meta
@@ -27,7 +27,7 @@ from tensorguard.wire.models import (
     Version,
 )
 
-FORMAT = "tensorguard.moai/1"
+FORMAT: Final = "tensorguard.moai/1"
 MAX_MANIFEST_BYTES = 4 << 20  # 4,096 features with four scalings each are about 400 kB
 
 LayerName = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
@@ -42,7 +42,7 @@ class PackInvalid(VerificationError):
     remedy = "Build the pack again with `tensorguard pack build` of this version."
 
 
-class LinearLayer(Record, tag="linear", tag_field="kind"):
+class LinearLayer(Record, frozen=True, tag="linear", tag_field="kind"):
     """Tensors `<name>.weight` (outputs, inputs) and `<name>.bias` (outputs,)."""
 
     name: LayerName
@@ -50,7 +50,7 @@ class LinearLayer(Record, tag="linear", tag_field="kind"):
     outputs: Width
 
 
-class PolynomialLayer(Record, tag="polynomial", tag_field="kind"):
+class PolynomialLayer(Record, frozen=True, tag="polynomial", tag_field="kind"):
     """Tensor `<name>.coefficients` (width, degree + 1), for values in [-1, 1]."""
 
     name: LayerName
@@ -60,7 +60,7 @@ class PolynomialLayer(Record, tag="polynomial", tag_field="kind"):
     stands_for: Literal["relu", "tanh", "logistic", "polynomial"]
 
 
-class LayerPrecision(Record):
+class LayerPrecision(Record, frozen=True):
     """What a layer was calibrated on and what it loses.
 
     `low`, `high`: the calibrated range of its values before normalisation. Errors of activations are
@@ -77,7 +77,7 @@ class LayerPrecision(Record):
     ckks_rms: float
 
 
-class PrecisionReport(Record):
+class PrecisionReport(Record, frozen=True):
     """Predicted errors of the outputs on the calibration data.
 
     All but `ckks_absolute_rms` are relative: to each output's calibrated spread (regression) or in
@@ -95,7 +95,7 @@ class PrecisionReport(Record):
     layers: Annotated[tuple[LayerPrecision, ...], Meta(min_length=1, max_length=MAX_LAYERS)]
 
 
-class Provenance(Record):
+class Provenance(Record, frozen=True):
     """Where the numbers came from. No times: the same inputs give the same pack."""
 
     source: Literal["scikit-learn", "safetensors"]
@@ -106,14 +106,14 @@ class Provenance(Record):
     options: dict[LayerName, Text]
 
 
-class FileDigest(Record):
+class FileDigest(Record, frozen=True):
     """What a member of the archive must be."""
 
     sha256: Sha256
     size: Annotated[int, Meta(ge=1)]
 
 
-class Manifest(Record):
+class Manifest(Record, frozen=True):
     """Everything about a model except its tensors."""
 
     format: Literal["tensorguard.moai/1"]

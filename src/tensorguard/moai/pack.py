@@ -11,6 +11,7 @@ import hashlib
 import hmac
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Final
 
 from tensorguard.crypto import dsse
 from tensorguard.crypto.hybrid import HybridSigner
@@ -24,7 +25,8 @@ from tensorguard.moai.plan import plan_network
 from tensorguard.moai.spec import ModelSpec, packing_of
 
 PAYLOAD_TYPE = "application/vnd.tensorguard.moai.manifest+json"
-MANIFEST, WEIGHTS, SIGNATURE = "manifest.json", "weights.safetensors", "signature.json"
+MANIFEST, SIGNATURE = "manifest.json", "signature.json"
+WEIGHTS: Final = "weights.safetensors"
 MEMBERS = (MANIFEST, WEIGHTS, SIGNATURE)
 
 

@@ -38,12 +38,12 @@ class Seal:
         moduli = (*parameters.primes, parameters.special)
         chain.set_coeff_modulus([sealapi.Modulus(prime) for prime in moduli])
         self.parameters = parameters
-        self.context = sealapi.SEALContext(chain, True, sealapi.SEC_LEVEL_TYPE.TC128)  # noqa: FBT003
+        self.context = sealapi.SEALContext(chain, True, sealapi.SEC_LEVEL_TYPE.TC128)
         if not self.context.parameters_set():
             raise MalformedInput(f"SEAL refuses: {self.context.parameters_error_message()}")
         self.encoder = sealapi.CKKSEncoder(self.context)
         self.evaluator = sealapi.Evaluator(self.context)
-        self._parms = {
+        self._parms: dict[int, list[int]] = {
             level: np.frombuffer(parameters.parms_id(level), dtype="<u8").tolist()
             for level in range(1, parameters.levels + 1)
         }

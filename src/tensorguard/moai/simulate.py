@@ -55,9 +55,7 @@ class Simulation:
     largest: float  # the largest magnitude of any normalised output
 
 
-def simulate(
-    graph: Graph, plan: Plan, parameters: CkksParameters, samples: Floats
-) -> Simulation:
+def simulate(graph: Graph, plan: Plan, parameters: CkksParameters, samples: Floats) -> Simulation:
     """Predict the CKKS error of `graph` for rows of raw inputs `samples` (n, features)."""
     noise = Noise.of(parameters)
     values = graph.standardise(samples)

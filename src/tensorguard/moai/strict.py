@@ -39,9 +39,7 @@ def reframe(payload: bytes) -> bytes:
     return _HEADER.pack(SEAL_MAGIC, _HEADER.size, 4, 3, _NONE, 0, size) + payload
 
 
-def parse_ciphertext(
-    blob: bytes, parameters: CkksParameters, *, level: int, scale: float
-) -> bytes:
+def parse_ciphertext(blob: bytes, parameters: CkksParameters, *, level: int, scale: float) -> bytes:
     """Validate one ciphertext of two polynomials at exactly this level and scale.
 
     The second polynomial may be a seed (which SEAL expands) or in full; in full it is not all zero,

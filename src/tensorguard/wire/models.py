@@ -30,7 +30,7 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """A message: immutable, and an unknown field in it is an error."""
 
 
-class Parameters(Record):
+class Parameters(Record, frozen=True):
     """The CKKS parameters. `primes` is in chain order: the last is dropped first."""
 
     scheme: Literal["CKKS"]
@@ -40,7 +40,7 @@ class Parameters(Record):
     scale_bits: Annotated[int, Meta(ge=20, le=50)]
 
 
-class Packing(Record):
+class Packing(Record, frozen=True):
     """How a client lays out one input vector in the slots.
 
     Slot k holds the (zero-padded, standardised) input number
@@ -54,7 +54,7 @@ class Packing(Record):
     shift: Positive
 
 
-class InputScaling(Record):
+class InputScaling(Record, frozen=True):
     """z = (x - mean) / std; `low` and `high` bound the x that the pack was calibrated for."""
 
     mean: Numbers
@@ -63,7 +63,7 @@ class InputScaling(Record):
     high: Numbers
 
 
-class OutputScaling(Record):
+class OutputScaling(Record, frozen=True):
     """y = slots * scale + offset, then `activation`, all on the client."""
 
     meaning: Literal["regression", "classification"]
@@ -75,7 +75,7 @@ class OutputScaling(Record):
     ]
 
 
-class ModelView(Record):
+class ModelView(Record, frozen=True):
     """One served model, as a client sees it."""
 
     name: Name

@@ -128,7 +128,7 @@ class _Linear:
     def evaluate(self, x: Any, keys: SealKeys) -> Any:
         evaluator, plan = self._evaluator, self._plan
         babies = [x] + [_rotate(evaluator, x, step, keys) for step in range(1, plan.baby)]
-        total = None
+        total: Any = None
         for giant, row in enumerate(self._diagonals):
             products = [
                 _multiply_plain(evaluator, baby, diagonal)

@@ -5,6 +5,7 @@ from tensorguard.moai.compile.files import read_calibration, read_model
 from tensorguard.moai.compile.from_safetensors import from_safetensors
 from tensorguard.moai.compile.from_sklearn import from_sklearn
 from tensorguard.moai.compile.network import Network
+from tensorguard.moai.compile.predict import predict_pack
 
 __all__ = [
     "Compiled",
@@ -14,6 +15,7 @@ __all__ = [
     "compile_network",
     "from_safetensors",
     "from_sklearn",
+    "predict_pack",
     "read_calibration",
     "read_model",
 ]

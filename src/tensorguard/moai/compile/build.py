@@ -21,11 +21,11 @@ from tensorguard.errors import InputError, MalformedInput
 from tensorguard.moai import pack, tensors
 from tensorguard.moai.compile.fit import MARGIN, Fit, fit, refit
 from tensorguard.moai.compile.network import Network, merged
-from tensorguard.moai.graph import Graph, Layer, Linear, Polynomial, finish
+from tensorguard.moai.compile.report import precision
+from tensorguard.moai.graph import Graph, Layer, Linear, Polynomial
 from tensorguard.moai.manifest import (
     FORMAT,
     FileDigest,
-    LayerPrecision,
     LinearLayer,
     Manifest,
     PolynomialLayer,
@@ -34,7 +34,6 @@ from tensorguard.moai.manifest import (
 )
 from tensorguard.moai.parameters import MAX_LOG_QP, CkksParameters
 from tensorguard.moai.plan import Plan, TooDeep, choose_parameters, plan_network
-from tensorguard.moai.simulate import Simulation, simulate
 from tensorguard.moai.spec import packing_of
 from tensorguard.wire.models import InputScaling, OutputScaling
 
@@ -43,9 +42,7 @@ DEGREES = (2, 3, 5, 7)  # those that may be asked for
 AUTOMATIC = (3, 5, 7)  # 2 takes as many levels as 3 and is never better
 DEFAULT_ERROR_BUDGET = 0.05
 MIN_CALIBRATION_ROWS = 16  # fewer say nothing about a range
-MIN_HEADROOM_BITS = 7.0  # FACTS: accuracy collapses at 5
 _CKKS_SHARE = 0.25  # of the budget, that the encryption may use before a larger ring is taken
-_SIMULATED_ROWS = 1024
 
 
 class OverErrorBudget(InputError):
@@ -164,9 +161,8 @@ def _compile(
     refit_last: bool,  # noqa: FBT001 -- private
 ) -> Compiled:
     graph, fits = _replace_activations(network, calibration, degree, refit_last=refit_last)
-    sample = calibration[:: -(-len(calibration) // _SIMULATED_ROWS)]
     reference = network.raw(calibration) * network.output_scale + network.output_offset
-    result: tuple[CkksParameters, Plan, Simulation, PrecisionReport] | None = None
+    result: tuple[CkksParameters, Plan, PrecisionReport] | None = None
     for ring in MAX_LOG_QP:
         try:
             parameters = choose_parameters(graph.shapes, minimum_degree=ring)
@@ -177,9 +173,10 @@ def _compile(
         if result is not None and parameters.degree <= result[0].degree:
             continue
         plan = plan_network(graph.shapes, slots=parameters.slots)
-        simulation = simulate(graph, plan, parameters, sample)
-        report = _report(graph, fits, simulation, parameters, calibration, reference, budget)
-        result = (parameters, plan, simulation, report)
+        report = precision(
+            graph, plan, parameters, fits, data=calibration, reference=reference, budget=budget
+        )
+        result = (parameters, plan, report)
         if report.ckks_rms <= _CKKS_SHARE * budget:
             break
     if result is None:
@@ -187,12 +184,12 @@ def _compile(
     provenance = Provenance(
         source=network.source,
         source_sha256=network.source_sha256,
-        calibration_sha256=hashlib.sha256(np.ascontiguousarray(calibration)).hexdigest(),
+        calibration_sha256=hashlib.sha256(calibration.tobytes()).hexdigest(),
         calibration_rows=len(calibration),
         compiler=f"tensorguard {__version__}",
         options=options,
     )
-    return Compiled(graph, result[1], result[0], result[3], provenance)
+    return Compiled(graph, result[1], result[0], result[2], provenance)
 
 
 def _replace_activations(
@@ -248,88 +245,6 @@ def _input_scaling(network: Network, calibration: Floats) -> InputScaling:
         low=tuple((low - margin).tolist()),
         high=tuple((high + margin).tolist()),
     )
-
-
-def _report(
-    graph: Graph,
-    fits: dict[str, Fit],
-    simulation: Simulation,
-    parameters: CkksParameters,
-    calibration: Floats,
-    reference: Floats,
-    budget: float,
-) -> PrecisionReport:
-    outputs = graph.apply(calibration)
-    truth = finish(_as_is(graph.output), reference)
-    classify = graph.output.meaning == "classification"
-    spread = np.ones(outputs.shape[1])
-    if not classify:
-        spread = np.maximum(truth.max(axis=0) - truth.min(axis=0), 1e-12)
-    error = (outputs - truth) / spread
-    deviation = _output_deviation(graph, simulation, outputs)
-    headroom = parameters.primes[0].bit_length() - 1 - parameters.scale_bits
-    headroom_bits = headroom - math.log2(max(simulation.largest, 1.0))
-    if headroom_bits < MIN_HEADROOM_BITS:
-        raise MalformedInput(f"the outputs leave only {headroom_bits:.1f} bits of headroom")
-    approximation = _rms(error)
-    ckks = _rms(deviation / spread)
-    return PrecisionReport(
-        error_budget=budget,
-        samples=len(calibration),
-        approximation_rms=approximation,
-        approximation_max=float(np.abs(error).max()),
-        ckks_rms=ckks,
-        ckks_absolute_rms=_rms(deviation),
-        total_rms=math.hypot(approximation, ckks),
-        headroom_bits=headroom_bits,
-        layers=tuple(
-            _layer_precision(layer, fits.get(layer.name), variance)
-            for layer, variance in zip(graph.layers, simulation.layers, strict=True)
-        ),
-    )
-
-
-def _as_is(output: OutputScaling) -> OutputScaling:
-    """Return the scaling that only applies the activation."""
-    count = len(output.scale)
-    return OutputScaling(
-        meaning=output.meaning,
-        activation=output.activation,
-        scale=(1.0,) * count,
-        offset=(0.0,) * count,
-        labels=output.labels,
-    )
-
-
-def _output_deviation(graph: Graph, simulation: Simulation, outputs: Floats) -> Floats:
-    """Return the predicted CKKS error of each output: (n, outputs), by the activation's Jacobian."""
-    variance = simulation.outputs * np.array(graph.output.scale) ** 2
-    if graph.output.activation == "softmax":
-        mixed = (outputs**2) @ variance
-        own = variance * (1 - 2 * outputs)
-        return np.sqrt(np.maximum(outputs**2 * (own + mixed[:, None]), 0))
-    if graph.output.activation == "logistic":
-        slope = outputs[:, :1] * outputs[:, 1:]
-        return np.asarray(np.repeat(slope * math.sqrt(variance[0]), 2, axis=1))
-    return np.sqrt(variance)[None, :]
-
-
-def _layer_precision(layer: Layer, fitted: Fit | None, variance: float) -> LayerPrecision:
-    linear = isinstance(layer, Linear)
-    return LayerPrecision(
-        name=layer.name,
-        kind="linear" if linear else "polynomial",
-        degree=1 if isinstance(layer, Linear) else layer.degree,
-        low=fitted.low if fitted else -1.0,
-        high=fitted.high if fitted else 1.0,
-        approximation_max=fitted.error_max if fitted else 0.0,
-        approximation_rms=fitted.error_rms if fitted else 0.0,
-        ckks_rms=math.sqrt(variance),
-    )
-
-
-def _rms(values: Floats) -> float:
-    return float(np.sqrt((values**2).mean()))
 
 
 def _refused(best: Compiled | None) -> OverErrorBudget:

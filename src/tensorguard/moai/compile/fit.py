@@ -71,9 +71,7 @@ def _substitute(coefficients: Floats, centre: Floats, radius: Floats) -> Floats:
     result = np.zeros((len(centre), degree + 1))
     for power, coefficient in enumerate(coefficients):
         for k in range(power + 1):
-            result[:, k] += (
-                coefficient * math.comb(power, k) * centre ** (power - k) * radius**k
-            )
+            result[:, k] += coefficient * math.comb(power, k) * centre ** (power - k) * radius**k
     return result
 
 
@@ -99,7 +97,5 @@ def refit(activations: Floats, targets: Floats) -> tuple[Floats, Floats]:
     design = np.hstack([activations, np.ones((len(activations), 1))])
     gram = design.T @ design / len(design)
     ridge = 1e-8 * np.trace(gram) / len(gram)
-    solution = np.linalg.solve(
-        gram + ridge * np.eye(len(gram)), design.T @ targets / len(design)
-    )
+    solution = np.linalg.solve(gram + ridge * np.eye(len(gram)), design.T @ targets / len(design))
     return solution[:-1].T, solution[-1]

@@ -33,26 +33,26 @@ MAX_WEIGHTS = 256 << 20
 Values = str | Annotated[tuple[float, ...], Meta(min_length=1, max_length=4096)]
 
 
-class LinearEntry(Record, tag="linear", tag_field="kind"):
+class LinearEntry(Record, frozen=True, tag="linear", tag_field="kind"):
     """y = weight @ x + bias; both name tensors, `weight` is (outputs, inputs)."""
 
     weight: str
     bias: str | None = None
 
 
-class ActivationEntry(Record, tag="activation", tag_field="kind"):
+class ActivationEntry(Record, frozen=True, tag="activation", tag_field="kind"):
     """An elementwise function that is replaced by a fitted polynomial (identity: by nothing)."""
 
     function: Literal["relu", "tanh", "logistic", "identity"]
 
 
-class PolynomialEntry(Record, tag="polynomial", tag_field="kind"):
+class PolynomialEntry(Record, frozen=True, tag="polynomial", tag_field="kind"):
     """An elementwise polynomial: the coefficients of 1, x, x², … (numbers, or a tensor's name)."""
 
     coefficients: Values
 
 
-class InputEntry(Record):
+class InputEntry(Record, frozen=True):
     """z = (x - mean) / std, done by the client. Numbers, or names of tensors."""
 
     features: Annotated[int, Meta(ge=1, le=4096)]
@@ -60,7 +60,7 @@ class InputEntry(Record):
     std: Values | None = None
 
 
-class OutputEntry(Record):
+class OutputEntry(Record, frozen=True):
     """y · scale + offset, then for a classification softmax (or logistic, with one output)."""
 
     kind: Literal["regression", "classification"] = "regression"
@@ -69,7 +69,7 @@ class OutputEntry(Record):
     labels: tuple[str, ...] = ()
 
 
-class Description(Record):
+class Description(Record, frozen=True):
     """What a layer description file holds."""
 
     input: InputEntry

@@ -25,7 +25,7 @@ class ModelNotSupported(MalformedInput):
 
 @dataclass(frozen=True, eq=False)
 class Activation:
-    """An elementwise function; a polynomial has the coefficients of 1, x, x², …"""
+    """An elementwise function; a polynomial has the coefficients of 1, x, x² and so on."""
 
     function: Function
     coefficients: tuple[float, ...] = ()
@@ -38,7 +38,7 @@ class Activation:
             return np.tanh(x)
         if self.function == "logistic":
             return np.asarray(1 / (1 + np.exp(-np.clip(x, -500, 500))))
-        return np.polynomial.polynomial.polyval(x, np.array(self.coefficients))
+        return np.asarray(np.polynomial.polynomial.polyval(x, np.array(self.coefficients)))
 
 
 @dataclass(frozen=True, eq=False)
