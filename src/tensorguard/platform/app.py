@@ -23,6 +23,7 @@ from tensorguard.platform.db.engine import open_engine
 from tensorguard.platform.health import router as health
 from tensorguard.platform.secrets import Secrets
 from tensorguard.platform.state import PlatformState
+from tensorguard.platform.users.endpoints import router as people
 from tensorguard.settings import Settings
 
 PUBLIC_ROUTES: Final = frozenset(
@@ -30,10 +31,11 @@ PUBLIC_ROUTES: Final = frozenset(
         ("GET", "/health"),
         ("GET", "/ready"),
         ("GET", "/metrics"),
+        ("POST", "/api/v1/auth/login"),
     }
 )
 
-ROUTERS: Final[tuple[APIRouter, ...]] = (health,)
+ROUTERS: Final[tuple[APIRouter, ...]] = (health, people)
 
 PROBES: Final = Probes(key_provider=self_test.probe, database_revision=revision.probe)
 

@@ -112,7 +112,7 @@ def _session(state: PlatformState, session: Session, token: str) -> Principal:
     ).one_or_none()
     if found is None:
         raise _refused()
-    login, user = found.tuple()
+    login, user = found
     ended = login.revoked is not None or now >= login.expires
     if ended or user.disabled or now >= login.last_used + SESSION_IDLE:
         raise _refused()
@@ -137,7 +137,7 @@ def _api_token(state: PlatformState, session: Session, token: str) -> Principal:
     ).one_or_none()
     if found is None:
         raise _refused()
-    row, creator = found.tuple()
+    row, creator = found
     if row.revoked is not None or now >= row.expires or creator.disabled:
         raise _refused()
     _touch(row, now)

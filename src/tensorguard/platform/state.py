@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import cast
 
@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from tensorguard.keys.provider import KeyProvider
 from tensorguard.observability.metrics import Metrics
 from tensorguard.platform.secrets import Secrets
+from tensorguard.platform.users.passwords import Passwords
 from tensorguard.settings import Settings
 
 
@@ -28,6 +29,7 @@ class PlatformState:
     secrets: Secrets
     metrics: Metrics
     now: Callable[[], datetime]
+    passwords: Passwords = field(default_factory=Passwords)
 
 
 def state_of(request: Request) -> PlatformState:
