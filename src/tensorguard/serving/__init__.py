@@ -1,0 +1,1 @@
+"""The MOAI gateway: it evaluates models on ciphertexts that it cannot read."""
