@@ -1,0 +1,173 @@
+"""A real process with one violation exits with 78 in under 5 s, says why, and opens no port."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from support.platform import Databases
+from support.production import (
+    BIN,
+    LIMIT_SECONDS,
+    free_port,
+    is_open,
+    process_environment,
+    run_until_refusal,
+    sound_environment,
+)
+
+Change = Mapping[str, str | None]
+
+# gate → changes to a sound environment, each of which that gate alone must catch
+PLATFORM: Mapping[str, tuple[Change, ...]] = {
+    "ENVIRONMENT": ({"TG_ENVIRONMENT": "prod"},),
+    "SETTINGS": ({"TG_MAX_BODY_BYTES": "lots"},),
+    "SECRET_KEY": (
+        {"TG_SECRET_KEY": None},
+        {"TG_SECRET_KEY": "not hex!"},
+        {"TG_SECRET_KEY": "ab" * 16},
+        {"TG_SECRET_KEY": "00" * 32},
+    ),
+    "KEY_MASTER": ({"TG_KEY_MASTER": None}, {"TG_KEY_MASTER": "0123456789abcdef" * 4}),
+    "KEY_PROVIDER": (
+        {"TG_KEY_PROVIDER": None},
+        {"TG_KEY_PROVIDER": "vapour:x"},
+        {"TG_KEY_PROVIDER": "file:/proc/nowhere"},
+    ),
+    "DATABASE_KIND": ({"DATABASE_URL": None},),
+    "DATABASE_REVISION": ({"DATABASE_URL": "{empty}"}, {"DATABASE_URL": "{absent}"}),
+    "HOME": ({"TG_HOME": None}, {"TG_HOME": "/nonexistent"}, {"TG_HOME": "/usr/games"}),
+    "TLS": (
+        {"TG_BEHIND_TLS_PROXY": None},
+        {"TG_BEHIND_TLS_PROXY": None, "TG_TLS_CERT": "/etc/hostname", "TG_TLS_KEY": "/dev/null"},
+    ),
+    "PUBLIC_URL": ({"TG_PUBLIC_URL": None}, {"TG_PUBLIC_URL": "http://fleet.example"}),
+    "ALLOWED_ORIGINS": ({"TG_ALLOWED_ORIGINS": "*"},),
+    "TPM_SIMULATOR": ({"TG_ALLOW_TPM_SIMULATOR": "true"},),
+    "UNSAFE_COMPONENT": ({"TG_MOAI_BACKEND": "unsafe_plain"},),
+    "AGGREGATION": ({"TG_ENABLE_AGGREGATION": "true"},),
+    "TRACING": ({"TG_ENABLE_OTEL": "true"},),
+}
+SERVING: Mapping[str, tuple[Change, ...]] = {
+    "ENVIRONMENT": ({"TG_ENVIRONMENT": "PRODUCTION"},),
+    "SETTINGS": ({"TG_MAX_WORKERS": "0"},),
+    "HOME": ({"TG_HOME": None},),
+    "TLS": ({"TG_BEHIND_TLS_PROXY": "maybe"},),
+    "MOAI_BACKEND": ({"TG_MOAI_BACKEND": "imagined"},),
+    "TRUST_STORE": ({"TG_TRUST_STORE": None}, {"TG_TRUST_STORE": "/usr/games"}),
+    "PACK_DIR": ({"TG_PACK_DIR": None}, {"TG_PACK_DIR": "/nonexistent"}),
+    "GRANTS": ({"TG_GRANT_JWKS": None}, {"TG_GRANT_JWKS": "http://fleet.example/jwks"}),
+}
+NOT_BY_ENVIRONMENT = {"CLOCK"}  # the system clock is not ours to set; tests/unit/test_gates.py
+
+
+def cases() -> Iterator[object]:
+    for role, table in (("platform", PLATFORM), ("serving", SERVING)):
+        for gate, changes in table.items():
+            for number, change in enumerate(changes):
+                yield pytest.param(role, gate, change, id=f"{role}-{gate}-{number}")
+
+
+@pytest.fixture(scope="module")
+def urls(postgresql_databases: Databases) -> Iterator[dict[str, str]]:
+    with (
+        postgresql_databases.one("postgresql", migrated=True) as ready,
+        postgresql_databases.one("postgresql", migrated=False) as empty,
+    ):
+        yield {
+            "ready": ready,
+            "{empty}": empty,
+            "{absent}": "postgresql+psycopg://u@127.0.0.1:9/none",
+        }
+
+
+def variables_of(folder: Path, urls: Mapping[str, str], change: Change) -> dict[str, str | None]:
+    sound = sound_environment(folder, urls["ready"])
+    return sound | {name: urls.get(value or "", value) for name, value in change.items()}
+
+
+def uvicorn(role: str, port: int) -> list[str]:
+    app = f"tensorguard.{role}.app:create_app"
+    return [f"{BIN}/uvicorn", app, "--factory", "--host", "127.0.0.1", "--port", str(port)]
+
+
+def cli(role: str, port: int) -> list[str]:
+    return [f"{BIN}/tensorguard", role, "serve", "--host", "127.0.0.1", "--port", str(port)]
+
+
+def test_every_gate_is_violated_somewhere() -> None:
+    from tensorguard.gates import GATES
+
+    assert {gate.id for gate in GATES} == PLATFORM.keys() | SERVING.keys() | NOT_BY_ENVIRONMENT
+
+
+@pytest.mark.parametrize(("role", "gate", "change"), [*cases()])
+@pytest.mark.invariant("TG-I06")
+def test_one_violation_refuses(
+    role: str, gate: str, change: Change, urls: dict[str, str], tmp_path: Path
+) -> None:
+    port = free_port()
+    ended = run_until_refusal(uvicorn(role, port), variables_of(tmp_path, urls, change), port)
+    assert ended.status == 78, ended.output
+    assert ended.seconds < LIMIT_SECONDS
+    assert not ended.port_was_open
+    assert f"[PRODUCTION GATE FAILED: {gate}]" in ended.output
+    assert "REMEDIATION: " in ended.output
+    report = next(line for line in ended.output.splitlines() if line.startswith('{"error"'))
+    assert [row["id"] for row in json.loads(report)["gates"]] == [gate]
+    assert "Traceback" not in ended.output
+
+
+@pytest.mark.parametrize("role", ["platform", "serving"])
+@pytest.mark.parametrize("start", [uvicorn, cli])
+@pytest.mark.parametrize("word", [None, "prod"])
+def test_an_empty_environment_and_a_wrong_word_refuse(
+    role: str, start: object, word: str | None
+) -> None:
+    port = free_port()
+    ended = run_until_refusal(start(role, port), {"TG_ENVIRONMENT": word}, port)
+    assert ended.status == 78, ended.output
+    assert ended.seconds < LIMIT_SECONDS
+    assert not ended.port_was_open
+    assert "REMEDIATION: " in ended.output
+    assert "Traceback" not in ended.output
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "db upgrade",
+        "db current",
+        "user create-admin --tenant t --username u --generate",
+        "keys list",
+        "audit verify --tenant t",
+        "doctor --role platform",
+    ],
+)
+def test_administration_commands_refuse_too(command: str) -> None:
+    ended = run_until_refusal([f"{BIN}/tensorguard", *command.split()], {}, free_port())
+    assert ended.status == 78, ended.output
+    assert ended.seconds < LIMIT_SECONDS
+    assert "SECRET_KEY" in ended.output
+    assert "Traceback" not in ended.output
+
+
+@pytest.mark.parametrize("role", ["platform", "serving"])
+def test_sound_production_starts_and_ends(role: str, urls: dict[str, str], tmp_path: Path) -> None:
+    port = free_port()
+    variables = process_environment(variables_of(tmp_path, urls, {}))
+    process = subprocess.Popen(uvicorn(role, port), env=variables)
+    try:
+        deadline = time.monotonic() + 30
+        while not is_open(port) and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert is_open(port)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) in {0, -signal.SIGTERM}
