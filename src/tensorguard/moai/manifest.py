@@ -63,8 +63,9 @@ class PolynomialLayer(Record, frozen=True, tag="polynomial", tag_field="kind"):
 class LayerPrecision(Record, frozen=True):
     """What a layer was calibrated on and what it loses.
 
-    `low`, `high`: the calibrated range of its values before normalisation. Errors of activations are
-    in units of the activation's own output; `ckks_rms` is in normalised units (values about 1).
+    `low`, `high`: of an activation, the calibrated range that it is applied to; of a linear layer, the
+    range of its normalised values. Errors of activations are in units of the activation's own output;
+    `ckks_rms` is in normalised units (values about 1).
     """
 
     name: LayerName

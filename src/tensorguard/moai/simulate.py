@@ -47,10 +47,19 @@ class Noise:
 
 
 @dataclass(frozen=True, slots=True)
-class Simulation:
-    """Predicted error variances: per layer (mean), and of each output, in normalised units."""
+class LayerSimulation:
+    """The mean error variance of a layer's values, and the range of the values."""
 
-    layers: tuple[float, ...]
+    variance: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class Simulation:
+    """Predicted error variances (of each output) and ranges, in normalised units."""
+
+    layers: tuple[LayerSimulation, ...]
     outputs: Floats
     largest: float  # the largest magnitude of any normalised output
 
@@ -67,7 +76,9 @@ def simulate(graph: Graph, plan: Plan, parameters: CkksParameters, samples: Floa
         elif isinstance(layer, Polynomial) and isinstance(step, PolynomialPlan):
             variance = _polynomial(layer, step, parameters, noise, values, variance)
         values = layer.apply(values)
-        layers.append(float(variance.mean()))
+        layers.append(
+            LayerSimulation(float(variance.mean()), float(values.min()), float(values.max()))
+        )
     return Simulation(tuple(layers), variance.mean(axis=0), float(np.abs(values).max()))
 
 

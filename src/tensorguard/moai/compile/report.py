@@ -14,7 +14,7 @@ from tensorguard.moai.graph import Graph, Layer, Linear, finish
 from tensorguard.moai.manifest import LayerPrecision, PrecisionReport
 from tensorguard.moai.parameters import CkksParameters
 from tensorguard.moai.plan import Plan
-from tensorguard.moai.simulate import Simulation, simulate
+from tensorguard.moai.simulate import LayerSimulation, Simulation, simulate
 from tensorguard.wire.models import OutputScaling
 
 Floats = npt.NDArray[np.float64]
@@ -53,8 +53,8 @@ def precision(
         total_rms=math.hypot(approximation, ckks),
         headroom_bits=_headroom(parameters, simulation),
         layers=tuple(
-            _layer(layer, fits.get(layer.name), variance)
-            for layer, variance in zip(graph.layers, simulation.layers, strict=True)
+            _layer(layer, fits.get(layer.name), simulated)
+            for layer, simulated in zip(graph.layers, simulation.layers, strict=True)
         ),
     )
 
@@ -92,17 +92,17 @@ def _output_deviation(graph: Graph, simulation: Simulation, outputs: Floats) -> 
     return np.asarray(np.sqrt(variance)[None, :])
 
 
-def _layer(layer: Layer, fitted: Fit | None, variance: float) -> LayerPrecision:
+def _layer(layer: Layer, fitted: Fit | None, simulated: LayerSimulation) -> LayerPrecision:
     linear = isinstance(layer, Linear)
     return LayerPrecision(
         name=layer.name,
         kind="linear" if linear else "polynomial",
         degree=1 if isinstance(layer, Linear) else layer.degree,
-        low=fitted.low if fitted else -1.0,
-        high=fitted.high if fitted else 1.0,
+        low=fitted.low if fitted else simulated.low,
+        high=fitted.high if fitted else simulated.high,
         approximation_max=fitted.error_max if fitted else 0.0,
         approximation_rms=fitted.error_rms if fitted else 0.0,
-        ckks_rms=math.sqrt(variance),
+        ckks_rms=math.sqrt(simulated.variance),
     )
 
 

@@ -1,0 +1,1 @@
+"""Benches measure, in one run and interleaved, what the documentation claims."""

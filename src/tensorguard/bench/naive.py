@@ -1,0 +1,88 @@
+"""The same network as a TenSEAL tutorial would write it: `.mm`, `polyval`, `.mm`.
+
+Biases are folded into the matrices through a constant-1 input, because TenSEAL's plain addition
+between two `.mm` silently gives wrong answers (its issue 462).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import tenseal
+
+from tensorguard.moai.compile.network import Activation, Network
+from tensorguard.moai.parameters import MAX_LOG_QP
+from tensorguard.moai.plan import HEADROOM_BITS, MAX_SCALE_BITS, MIN_SCALE_BITS, TooDeep
+
+Floats = npt.NDArray[np.float64]
+
+
+class NaiveTenSeal:
+    """Encrypts, evaluates and decrypts with TenSEAL's vectors, in one process."""
+
+    def __init__(self, network: Network) -> None:
+        self._network = network
+        self._matrices = _augmented(network)
+        depth = sum(1 + _polyval_depth(layer.activation) for layer in network.layers)
+        degree, scale = _ring(depth)
+        bits = [scale + HEADROOM_BITS, *[scale] * depth, scale + HEADROOM_BITS]
+        self._context = tenseal.context(
+            tenseal.SCHEME_TYPE.CKKS, degree, coeff_mod_bit_sizes=bits, n_threads=1
+        )
+        self._context.global_scale = float(1 << scale)
+        self._context.generate_galois_keys()
+
+    def encrypt(self, x: Floats) -> Any:
+        """Encrypt one raw input, standardised, with the constant 1 behind it."""
+        values = (x - self._network.mean) / self._network.std
+        return tenseal.ckks_vector(self._context, [*values.tolist(), 1.0])
+
+    def evaluate(self, vector: Any) -> Any:
+        """Evaluate the network on an encrypted input."""
+        for matrix, layer in zip(self._matrices, self._network.layers, strict=True):
+            vector = vector.mm(matrix)
+            if layer.activation is not None:
+                vector = vector.polyval(list(layer.activation.coefficients))
+        return vector
+
+    def decrypt(self, vector: Any) -> Floats:
+        """Return the outputs, rescaled."""
+        values = np.array(vector.decrypt())
+        return np.asarray(
+            values * self._network.output_scale + self._network.output_offset, dtype=np.float64
+        )
+
+
+def _ring(depth: int) -> tuple[int, int]:
+    """Return the smallest ring degree that the depth fits, and its scale bits."""
+    for degree, budget in MAX_LOG_QP.items():
+        scale = min(MAX_SCALE_BITS, (budget - 2 * HEADROOM_BITS) // (depth + 2))
+        if scale >= MIN_SCALE_BITS:
+            return degree, scale
+    raise TooDeep(f"{depth} levels do not fit any ring")
+
+
+def _polyval_depth(activation: Activation | None) -> int:
+    """Return the levels that TenSEAL's polyval takes: the powers and one for the coefficients."""
+    if activation is None:
+        return 0
+    return (len(activation.coefficients) - 2).bit_length() + 1
+
+
+def _augmented(network: Network) -> list[list[list[float]]]:
+    """Return each layer's matrix (inputs + 1, outputs [+ 1]) with the bias in its last row."""
+    matrices = []
+    lane = 1.0  # what the constant's slot holds in front of the layer
+    for layer in network.layers:
+        outputs, inputs = layer.weight.shape
+        carry = layer.activation is not None
+        matrix = np.zeros((inputs + 1, outputs + carry))
+        matrix[:inputs, :outputs] = layer.weight.T
+        matrix[inputs, :outputs] = layer.bias / lane
+        if layer.activation is not None:
+            matrix[inputs, outputs] = 1 / lane
+            lane = float(layer.activation(np.ones(1))[0])
+        matrices.append(matrix.tolist())
+    return matrices
