@@ -159,6 +159,9 @@ class Settings:
     grant_jwks: str | None = _env(
         "TG_GRANT_JWKS", _text, "file or URL of the platform's JWKS, which signs serving grants"
     )
+    audit_head_seconds: int = _env(
+        "TG_AUDIT_HEAD_SECONDS", _positive, "how often the ends of audit trails are signed", 300
+    )
     log_level: str = _env("TG_LOG_LEVEL", _text, "DEBUG, INFO, WARNING or ERROR", "INFO")
 
     max_body_bytes: int = _limit("TG_MAX_BODY_BYTES", MIB, "an ordinary request body")
@@ -182,6 +185,9 @@ class Settings:
     )
     max_workers: int = _limit("TG_MAX_WORKERS", 1, "FHE worker processes")
     max_queue: int = _limit("TG_MAX_QUEUE", 16, "inference requests that wait for a worker")
+    max_sample_age_days: int = _limit(
+        "TG_MAX_SAMPLE_AGE_DAYS", 30, "days for which a late telemetry sample is still taken"
+    )
     max_query_points: int = _limit("TG_MAX_QUERY_POINTS", 11_000, "points that one query returns")
     max_page: int = _limit("TG_MAX_PAGE", 500, "items on one page of a list")
 

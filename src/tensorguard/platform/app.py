@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
 from typing import Final
 
@@ -18,11 +19,16 @@ from tensorguard.keys import development, self_test
 from tensorguard.keys.registry import open_provider
 from tensorguard.observability import logs
 from tensorguard.observability.metrics import Metrics
+from tensorguard.platform import outage
+from tensorguard.platform.audit.endpoints import router as audit
+from tensorguard.platform.audit.periodic import periodic_heads
 from tensorguard.platform.db import revision
 from tensorguard.platform.db.engine import open_engine
 from tensorguard.platform.health import router as health
 from tensorguard.platform.secrets import Secrets
 from tensorguard.platform.state import PlatformState
+from tensorguard.platform.telemetry.endpoints import router as telemetry
+from tensorguard.platform.telemetry.parts import TelemetryParts
 from tensorguard.platform.users.endpoints import router as people
 from tensorguard.settings import Settings
 
@@ -35,13 +41,24 @@ PUBLIC_ROUTES: Final = frozenset(
     }
 )
 
-ROUTERS: Final[tuple[APIRouter, ...]] = (health, people)
+ROUTERS: Final[tuple[APIRouter, ...]] = (health, people, audit, telemetry)
+
+Background = Callable[[PlatformState], AbstractAsyncContextManager[None]]
+BACKGROUND: Final[tuple[Background, ...]] = (periodic_heads,)  # what runs while the app does
 
 PROBES: Final = Probes(key_provider=self_test.probe, database_revision=revision.probe)
 
 
 def _now() -> datetime:
     return datetime.now(UTC)
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    async with AsyncExitStack() as stack:
+        for task in BACKGROUND:
+            await stack.enter_async_context(task(app.state.platform))
+        yield
 
 
 def create_app(settings: Settings | None = None, *, now: Callable[[], datetime] = _now) -> FastAPI:
@@ -59,6 +76,7 @@ def create_app(settings: Settings | None = None, *, now: Callable[[], datetime] 
         docs_url=None,
         redoc_url=None,
         openapi_url=None,
+        lifespan=_lifespan,
     )
     app.state.platform = PlatformState(
         settings=chosen,
@@ -68,8 +86,10 @@ def create_app(settings: Settings | None = None, *, now: Callable[[], datetime] 
         secrets=Secrets(chosen.need("secret_key")),
         metrics=metrics,
         now=now,
+        telemetry=TelemetryParts.build(chosen, metrics.registry, dialect=engine.dialect.name),
     )
     problems.install(app)
+    outage.install(app)
     for router in ROUTERS:
         app.include_router(router)
     app.add_middleware(

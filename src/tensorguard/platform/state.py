@@ -13,7 +13,9 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from tensorguard.keys.provider import KeyProvider
 from tensorguard.observability.metrics import Metrics
+from tensorguard.platform.devices.limiter import FailureLimiter
 from tensorguard.platform.secrets import Secrets
+from tensorguard.platform.telemetry.parts import TelemetryParts
 from tensorguard.platform.users.passwords import Passwords
 from tensorguard.settings import Settings
 
@@ -29,7 +31,9 @@ class PlatformState:
     secrets: Secrets
     metrics: Metrics
     now: Callable[[], datetime]
+    telemetry: TelemetryParts
     passwords: Passwords = field(default_factory=Passwords)
+    enrolment_failures: FailureLimiter = field(default_factory=FailureLimiter)
 
 
 def state_of(request: Request) -> PlatformState:

@@ -1,0 +1,266 @@
+"""Series, batches and the reading of samples of one tenant: all SQL of this feature but the inserts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+
+import msgspec
+from sqlalchemy import ColumnElement, Select, exists, func, select, type_coerce, update
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.exc import DataError
+from sqlalchemy.orm import Session
+
+from tensorguard.errors import InputError, NotFound
+from tensorguard.platform.db.tables.telemetry import IngestBatch, Latest, SampleRow, Series
+from tensorguard.platform.db.upsert import insert_if_absent
+from tensorguard.platform.telemetry.points import DEVICE_LABEL, Identity
+from tensorguard.wire.telemetry import Answer, Rejection
+
+CHUNK = 500  # keys in one statement; SQLite takes 32,766 parameters
+
+
+class BatchKeyReused(InputError):
+    code = "idempotency_key_reused"
+    status = 422
+    remedy = "Use a fresh key for each new batch, and send a retry with the same bytes."
+
+
+class AggregateOverflow(InputError):
+    code = "aggregate_overflow"
+    status = 422
+    remedy = "Ask for min, max, last or count, or for a shorter time."
+
+
+class Aggregation(StrEnum):
+    """What becomes of the samples of one step."""
+
+    minimum = "min"
+    maximum = "max"
+    mean = "mean"
+    last = "last"
+    samples = "count"
+
+
+@dataclass(frozen=True, slots=True)
+class Matchers:
+    """Which series are meant: all that is given must match."""
+
+    name: str | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """From `start` on, up to and without `end`; nanoseconds since 1970."""
+
+    start: int
+    end: int
+
+
+Point = tuple[int, float]
+
+
+class BatchRepository:
+    """Batches of one tenant: the same one is stored once."""
+
+    def __init__(self, session: Session, *, tenant_id: str) -> None:
+        self._session = session
+        self._tenant_id = tenant_id
+
+    def claim(self, *, principal: str, key: bytes, body: bytes, now: datetime) -> Answer | None:
+        """Take the batch, or return the answer that it got before.
+
+        A second sender of a batch waits here until the first has committed or failed. Raises
+        `BatchKeyReused` when the key came with another body.
+        """
+        values = {
+            "tenant_id": self._tenant_id,
+            "principal": principal,
+            "key": key,
+            "body": body,
+            "received": now,
+            "accepted": 0,
+            "duplicates": 0,
+            "rejected": 0,
+            "rejections": "[]",
+        }
+        if insert_if_absent(self._session, IngestBatch, values):
+            return None
+        stored = self._session.get_one(IngestBatch, (self._tenant_id, principal, key))
+        if stored.body != body:
+            raise BatchKeyReused("this key was used for another batch")
+        rejections = msgspec.json.decode(stored.rejections, type=list[Rejection])
+        return Answer(stored.accepted, stored.duplicates, rejections, stored.rejected)
+
+    def settle(self, *, principal: str, key: bytes, answer: Answer) -> None:
+        """Keep the answer of a batch that was claimed."""
+        self._session.execute(
+            update(IngestBatch)
+            .where(
+                IngestBatch.tenant_id == self._tenant_id,
+                IngestBatch.principal == principal,
+                IngestBatch.key == key,
+            )
+            .values(
+                accepted=answer.accepted,
+                duplicates=answer.duplicates,
+                rejected=answer.rejected_total,
+                rejections=msgspec.json.encode(answer.rejected).decode(),
+            )
+            .execution_options(synchronize_session=False)
+        )
+
+
+class SeriesRepository:
+    """Series of one tenant."""
+
+    def __init__(self, session: Session, *, tenant_id: str) -> None:
+        self._session = session
+        self._tenant_id = tenant_id
+
+    def resolve(self, identities: Sequence[Identity], *, now: datetime) -> dict[Identity, int]:
+        """Return the ids of all `identities`; series that are new are made."""
+        by_key = {identity.key(): identity for identity in identities}
+        found = self._ids(by_key)
+        missing = sorted(by_key.keys() - found.keys())  # one order for all: no deadlock
+        if missing:
+            self._create([(key, by_key[key]) for key in missing], now)
+            found |= self._ids(missing)
+        return {by_key[key]: series_id for key, series_id in found.items()}
+
+    def _ids(self, keys: Mapping[bytes, Identity] | Sequence[bytes]) -> dict[bytes, int]:
+        wanted, found = list(keys), dict[bytes, int]()
+        for begin in range(0, len(wanted), CHUNK):
+            query = select(Series.key, Series.id).where(
+                Series.tenant_id == self._tenant_id, Series.key.in_(wanted[begin : begin + CHUNK])
+            )
+            found.update((bytes(key), series_id) for key, series_id in self._session.execute(query))
+        return found
+
+    def _create(self, series: Sequence[tuple[bytes, Identity]], now: datetime) -> None:
+        rows = [
+            {
+                "tenant_id": self._tenant_id,
+                "device_id": dict(identity.labels).get(DEVICE_LABEL),
+                "name": identity.name,
+                "unit": identity.unit,
+                "kind": str(identity.kind),
+                "labels": dict(identity.labels),
+                "key": key,
+                "created": now,
+            }
+            for key, identity in series
+        ]
+        maker = postgresql.insert if self._on_postgresql else sqlite.insert
+        self._session.connection().execute(maker(Series).on_conflict_do_nothing(), rows)
+
+    @property
+    def _on_postgresql(self) -> bool:
+        return self._session.get_bind().dialect.name == "postgresql"
+
+    def get(self, series_id: int) -> Series:
+        """Return one series. Raises `NotFound`."""
+        query = select(Series).where(Series.tenant_id == self._tenant_id, Series.id == series_id)
+        found = self._session.scalar(query)
+        if found is None:
+            raise NotFound(f"there is no series {series_id}")
+        return found
+
+    def page(self, matchers: Matchers, *, after: int, limit: int) -> list[Series]:
+        """Return up to `limit` matching series with an id above `after`, in order."""
+        query = select(Series).where(*self._matching(matchers, after))
+        return list(self._session.scalars(query.order_by(Series.id).limit(limit)))
+
+    def latest(
+        self, matchers: Matchers, *, after: int, limit: int
+    ) -> list[tuple[Series, int, float]]:
+        """Return up to `limit` matching series with their newest sample."""
+        query = (
+            select(Series, Latest.ts, Latest.value)
+            .join(Latest, Latest.series_id == Series.id)
+            .where(*self._matching(matchers, after))
+            .order_by(Series.id)
+            .limit(limit)
+        )
+        return [row.tuple() for row in self._session.execute(query)]
+
+    def _matching(self, matchers: Matchers, after: int) -> list[ColumnElement[bool]]:
+        conditions = [Series.tenant_id == self._tenant_id, Series.id > after]
+        if matchers.name is not None:
+            conditions.append(Series.name == matchers.name)
+        if matchers.labels and self._on_postgresql:
+            labels = type_coerce(Series.labels, JSONB)
+            conditions.append(labels.contains(dict(matchers.labels)))
+        elif matchers.labels:
+            for key, value in matchers.labels.items():
+                pair = func.json_each(Series.labels).table_valued("key", "value")
+                conditions.append(exists().where(pair.c.key == key, pair.c.value == value))
+        return conditions
+
+
+class SampleRepository:
+    """Samples of series that the caller has already found to be its own tenant's."""
+
+    def __init__(self, session: Session, *, series: Series) -> None:
+        self._session = session
+        self._series_id = series.id
+
+    def raw(self, span: Span, *, limit: int) -> list[Point]:
+        """Return up to `limit` samples in order of time."""
+        query = (
+            select(SampleRow.ts, SampleRow.value)
+            .where(*self._within(span))
+            .order_by(SampleRow.ts)
+            .limit(limit)
+        )
+        return [row.tuple() for row in self._session.execute(query)]
+
+    def aggregate(self, span: Span, *, step: int, by: Aggregation) -> list[Point]:
+        """Return (start of the step, aggregate) for each step that has a sample.
+
+        Raises `AggregateOverflow` when a mean leaves the range of a double.
+        """
+        number = ((SampleRow.ts - span.start) // step).label("number")
+        grouped = select(number).where(*self._within(span)).group_by(number).order_by(number)
+        query = self._last(grouped) if by is Aggregation.last else _aggregated(grouped, by)
+        try:
+            rows = [row.tuple() for row in self._session.execute(query)]
+        except DataError as error:
+            raise AggregateOverflow("the sum of these values is too large") from error
+        if not all(math.isfinite(value) for _, value in rows):
+            raise AggregateOverflow("the sum of these values is too large")
+        return [(span.start + step_number * step, value) for step_number, value in rows]
+
+    def _last(self, grouped: Select[int]) -> Select[int, float]:
+        ends = grouped.add_columns(func.max(SampleRow.ts).label("end")).order_by(None).subquery()
+        return (
+            select(ends.c.number, SampleRow.value)
+            .join(SampleRow, SampleRow.ts == ends.c.end)
+            .where(SampleRow.series_id == self._series_id)
+            .order_by(ends.c.number)
+        )
+
+    def _within(self, span: Span) -> tuple[ColumnElement[bool], ...]:
+        return (
+            SampleRow.series_id == self._series_id,
+            SampleRow.ts >= span.start,
+            SampleRow.ts < span.end,
+        )
+
+
+def _aggregated(grouped: Select[int], by: Aggregation) -> Select[int, float]:
+    value = SampleRow.value
+    match by:
+        case Aggregation.minimum:
+            return grouped.add_columns(func.min(value))
+        case Aggregation.maximum:
+            return grouped.add_columns(func.max(value))
+        case Aggregation.mean:  # avg() on PostgreSQL also sums squares, which overflow sooner
+            return grouped.add_columns(func.sum(value) / func.count())
+        case _:
+            return grouped.add_columns(func.count())
