@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import stat
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from tensorguard.errors import ConfigurationError, NotFound, TooLarge
 
@@ -15,13 +18,14 @@ class UnsafeFile(ConfigurationError):
     remedy = "Make it a regular file of your own user, mode 0600, in a folder of mode 0700."
 
 
-def write_atomic(path: Path, data: bytes, *, mode: int = 0o600) -> None:
-    """Replace `path` by `data`: a crash leaves the old content or the new, durably."""
+@contextmanager
+def atomic_file(path: Path, *, mode: int = 0o600) -> Iterator[BinaryIO]:
+    """Yield a file to write; it replaces `path`, whole and durably, only when the block succeeds."""
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(descriptor, "wb") as file:
             os.fchmod(file.fileno(), mode)
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         Path(temporary).replace(path)
@@ -29,6 +33,12 @@ def write_atomic(path: Path, data: bytes, *, mode: int = 0o600) -> None:
         Path(temporary).unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def write_atomic(path: Path, data: bytes, *, mode: int = 0o600) -> None:
+    """Replace `path` by `data`: a crash leaves the old content or the new, durably."""
+    with atomic_file(path, mode=mode) as file:
+        file.write(data)
 
 
 def sync_folder(folder: Path) -> None:

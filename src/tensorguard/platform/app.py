@@ -24,7 +24,11 @@ from tensorguard.platform.audit.endpoints import router as audit
 from tensorguard.platform.audit.periodic import periodic_heads
 from tensorguard.platform.db import revision
 from tensorguard.platform.db.engine import open_engine
+from tensorguard.platform.devices.endpoints import router as devices
 from tensorguard.platform.health import router as health
+from tensorguard.platform.identity.endpoints import router as certificates
+from tensorguard.platform.oauth.endpoints import router as oauth
+from tensorguard.platform.packs.endpoints import router as packs
 from tensorguard.platform.secrets import Secrets
 from tensorguard.platform.state import PlatformState
 from tensorguard.platform.telemetry.endpoints import router as telemetry
@@ -37,11 +41,23 @@ PUBLIC_ROUTES: Final = frozenset(
         ("GET", "/health"),
         ("GET", "/ready"),
         ("GET", "/metrics"),
+        ("POST", "/oauth/token"),
+        ("GET", "/.well-known/jwks.json"),
+        ("POST", "/api/v1/enrolments/redeem"),
         ("POST", "/api/v1/auth/login"),
     }
 )
 
-ROUTERS: Final[tuple[APIRouter, ...]] = (health, people, audit, telemetry)
+ROUTERS: Final[tuple[APIRouter, ...]] = (
+    health,
+    people,
+    audit,
+    telemetry,
+    devices,
+    certificates,
+    oauth,
+    packs,
+)
 
 Background = Callable[[PlatformState], AbstractAsyncContextManager[None]]
 BACKGROUND: Final[tuple[Background, ...]] = (periodic_heads,)  # what runs while the app does

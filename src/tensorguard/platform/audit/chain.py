@@ -19,8 +19,14 @@ Detail = str | int | bool | None
 
 
 class AuditBroken(VerificationError):
+    """The trail was tampered with; `seq` is the first event that shows it."""
+
     code = "audit_broken"
     remedy = "Treat the trail as tampered with: keep the export and the database, and investigate."
+
+    def __init__(self, detail: str, *, seq: int) -> None:
+        super().__init__(detail)
+        self.seq = seq
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,29 +75,75 @@ class Head:
         )
 
 
-def verify(entries: Iterable[tuple[Event, str]], heads: Iterable[Head], *, tenant_id: str) -> int:
-    """Return the number of events of an unbroken trail that reaches every signed head.
+@dataclass(frozen=True, slots=True)
+class End:
+    """How far a trail goes: its last event and that event's hash."""
 
-    `entries` are (event, stored hash) in order. Detects an edited field, a deleted or inserted
-    event, and a deleted tail as far as a head was signed over it. Raises `AuditBroken`.
+    seq: int
+    hash: str
+
+
+BEGIN: Final = End(0, GENESIS)
+
+
+class Walk:
+    """One pass over a trail, in order, in constant memory; it raises at what does not hold.
+
+    Detects an edited field, a deleted or inserted event, and a deleted tail as far as a head was
+    signed over it. Heads come right after the event that they name; `expected` are heads that were
+    kept elsewhere. `after` goes on from an end that was checked before.
     """
-    expected = {head.seq: head for head in heads}
-    previous, length = GENESIS, 0
-    for event, stored in entries:
-        length += 1
-        if event.tenant_id != tenant_id:
-            raise AuditBroken(f"event {length} belongs to another tenant")
-        if event.seq != length:
-            raise AuditBroken(f"event {length} is missing; event {event.seq} follows")
-        if event.previous != previous:
-            raise AuditBroken(f"event {length} does not follow the one before it")
+
+    def __init__(
+        self, tenant_id: str, *, expected: Iterable[Head] = (), after: End = BEGIN
+    ) -> None:
+        self._tenant_id = tenant_id
+        self._end = after
+        self._expected: dict[int, list[Head]] = {}
+        for head in expected:
+            self._expected.setdefault(head.seq, []).append(head)
+
+    def event(self, event: Event, stored: str) -> None:
+        """Step to the next event, given the hash that is stored of it. Raises `AuditBroken`."""
+        seq = self._end.seq + 1
+        if event.tenant_id != self._tenant_id:
+            raise AuditBroken(f"event {seq} belongs to another tenant", seq=seq)
+        if event.seq != seq:
+            raise AuditBroken(f"event {seq} is missing; event {event.seq} follows", seq=seq)
+        if event.previous != self._end.hash:
+            raise AuditBroken(f"event {seq} does not follow the one before it", seq=seq)
         if event.digest() != stored:
-            raise AuditBroken(f"event {length} was edited")
-        head = expected.pop(length, None)
-        if head is not None and (head.hash != stored or head.tenant_id != tenant_id):
-            raise AuditBroken(f"event {length} is not the one that was signed")
-        previous = stored
-    if expected:
-        longest = max(expected)
-        raise AuditBroken(f"the trail ends at event {length}, but event {longest} was signed")
-    return length
+            raise AuditBroken(f"event {seq} was edited", seq=seq)
+        self._end = End(seq, stored)
+        for head in self._expected.pop(seq, ()):
+            self.head(head)
+
+    def head(self, head: Head) -> None:
+        """Compare a signed head with the event that was stepped to last. Raises `AuditBroken`."""
+        if head.tenant_id != self._tenant_id:
+            raise AuditBroken(f"the head of event {head.seq} is another tenant's", seq=head.seq)
+        if head.seq > self._end.seq:
+            raise AuditBroken(
+                f"the trail ends at event {self._end.seq}, but event {head.seq} was signed",
+                seq=self._end.seq + 1,
+            )
+        if head.seq != self._end.seq or head.hash != self._end.hash:
+            raise AuditBroken(f"event {head.seq} is not the one that was signed", seq=head.seq)
+
+    def end(self) -> End:
+        """Return how far the trail goes. Raises `AuditBroken` when a head names a later event."""
+        for seq in sorted(self._expected):
+            for head in self._expected[seq]:
+                self.head(head)
+        return self._end
+
+
+def verify(entries: Iterable[tuple[Event, str]], heads: Iterable[Head], *, tenant_id: str) -> End:
+    """Return the end of an unbroken trail that reaches every signed head.
+
+    `entries` are (event, stored hash) in order. Raises `AuditBroken`.
+    """
+    walk = Walk(tenant_id, expected=heads)
+    for event, stored in entries:
+        walk.event(event, stored)
+    return walk.end()
