@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Mapping
 from http import HTTPStatus
 
 from fastapi import FastAPI, Request
@@ -33,9 +34,11 @@ def problem(
     detail: str,
     remedy: str,
     headers: dict[str, str] | None = None,
+    members: Mapping[str, str] | None = None,
 ) -> Response:
-    """Return a problem document."""
+    """Return a problem document; `members` extend it (RFC 9457, section 3.2)."""
     document = {
+        **(members or {}),
         "type": f"urn:tensorguard:problem:{code}",
         "title": HTTPStatus(status).phrase,
         "status": status,
@@ -61,7 +64,12 @@ def _ours(_: Request, error: Exception) -> Response:
         log.error("request failed", exc_info=error)
         detail = "The server could not do this."
     return problem(
-        error.status, code=error.code, detail=detail, remedy=error.remedy, headers=headers
+        error.status,
+        code=error.code,
+        detail=detail,
+        remedy=error.remedy,
+        headers=headers,
+        members=getattr(error, "members", None),
     )
 
 

@@ -89,8 +89,14 @@ def _refused() -> Unauthenticated:
 
 def _bearer(state: PlatformState, session: Session, header: str) -> Principal:
     scheme, _, token = header.partition(" ")
-    token = token.strip()
-    if scheme.lower() != "bearer" or not 0 < len(token) <= MAX_TOKEN:
+    if scheme.lower() != "bearer":
+        raise _refused()
+    return authenticate_token(state, session, token.strip())
+
+
+def authenticate_token(state: PlatformState, session: Session, token: str) -> Principal:
+    """Return whom a bearer token speaks for, by the token's shape. Raises `Unauthenticated`."""
+    if not 0 < len(token) <= MAX_TOKEN:
         raise _refused()
     if token.startswith(SESSION_PREFIX):
         return _session(state, session, token)

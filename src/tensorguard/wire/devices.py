@@ -13,7 +13,7 @@ MIN_ENROLMENT_SECONDS: Final = 60
 DEFAULT_ENROLMENT_SECONDS: Final = 3600
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
-Id = Annotated[str, Field(min_length=1, max_length=64)]
+Id = Annotated[str, Field(pattern=r"^[0-9a-z-]{1,64}$")]
 Pem = Annotated[str, Field(min_length=1, max_length=MAX_CSR)]
 
 
@@ -47,11 +47,11 @@ class NewEnrolment(Message):
 
 
 class EnrolmentView(Message):
-    """An enrolment token, shown this once."""
+    """An enrolment token, shown this once: a repeated answer carries null in its place."""
 
     id: str
     fleet_id: str
-    token: str
+    token: str | None
     expires: datetime
 
 
