@@ -177,4 +177,3 @@ class Gateway:
         return await self._pool.evaluate(
             Job(served.pack_id, grant.tenant, digest, ciphertext, fetch)
         )
-

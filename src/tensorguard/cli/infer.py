@@ -1,0 +1,75 @@
+"""`tensorguard infer`: evaluate a served model on inputs that only this process can read."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+app = typer.Typer()  # one command, which `tensorguard` shows as its own
+progress = Console(stderr=True)
+MAX_TOKEN = 16 * 1024  # bytes; a grant has at most 8 KiB
+
+
+@app.command()
+def infer(
+    url: Annotated[str, typer.Option(help="The gateway, such as https://serving.example.")],
+    model: Annotated[str, typer.Option(help="Name of the model.")],
+    inputs: Annotated[
+        Path, typer.Option("--input", help="Rows of inputs: .npy, .json or .csv.", dir_okay=False)
+    ],
+    version: Annotated[str | None, typer.Option(help="Version. Default: the newest.")] = None,
+    pack_id: Annotated[str | None, typer.Option(help="Refuse every other pack.")] = None,
+    token_file: Annotated[
+        Path | None,
+        typer.Option(
+            help="File with the serving grant; read again for each request. Default: stdin."
+        ),
+    ] = None,
+    keys: Annotated[
+        Path | None, typer.Option(help="File of the secret key; made if absent. Default: memory.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="File for the outputs: .npy, .json or .csv.")
+    ] = None,
+    clip: Annotated[
+        bool, typer.Option("--clip", help="Clip inputs to the calibrated range, not refuse.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Encrypt inputs, have a gateway evaluate a model on them, and decrypt the outputs."""
+    from tensorguard.crypto.files import read_bounded
+    from tensorguard.sdk import batch
+    from tensorguard.sdk.inference import InferenceClient
+    from tensorguard.sdk.inputs import read_rows, write_rows
+
+    given = sys.stdin.read(MAX_TOKEN).strip() if token_file is None else ""
+
+    def token() -> str:
+        if token_file is None:
+            return given
+        return read_bounded(token_file, limit=MAX_TOKEN).decode("ascii", "replace").strip()
+
+    rows = read_rows(inputs)
+    with InferenceClient(url, token, keys_path=keys) as client, progress.status("Keys") as status:
+        opened = client.open(model, version=version, pack_id=pack_id)
+        report = batch.predict(
+            opened,
+            rows,
+            out_of_range="clip" if clip else "refuse",
+            progress=lambda done: status.update(f"{done} of {len(rows)} rows"),
+        )
+    if output is not None:
+        write_rows(output, report.outputs)
+    if as_json:
+        typer.echo(json.dumps(report.to_dict()))
+        return
+    if output is None:
+        for row in report.outputs:
+            typer.echo(" ".join(f"{value:.9g}" for value in row))
+    for line in report.lines():
+        progress.print(line, highlight=False)

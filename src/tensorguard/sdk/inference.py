@@ -1,0 +1,287 @@
+"""Encrypted inference for customers: the secret key is made here and never leaves this process.
+
+    with InferenceClient(url, token_provider, keys_path=Path("arm.keys")) as client:
+        model = client.open("reacher-policy")
+        action = model.predict(observation)
+
+What comes back is decrypted here. Do not send decrypted values to the gateway's operator: together
+with their ciphertexts they can tell something of the key (Li and Micciancio 2021).
+"""
+
+from __future__ import annotations
+
+import hmac
+import ssl
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, Self
+from urllib.parse import quote
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from tensorguard.crypto.files import read_bounded, write_atomic
+from tensorguard.errors import Conflict, MalformedInput, NotFound, VerificationError
+from tensorguard.moai.client import ClientKeys
+from tensorguard.sdk.transport import Answer, TokenProvider, Transport
+from tensorguard.wire.frames import MEDIA_TYPE, frame_digest
+from tensorguard.wire.models import ModelView
+from tensorguard.wire.problems import RemoteProblem
+from tensorguard.wire.serving import (
+    KEYS_HEADER,
+    PACK_HEADER,
+    TIMING_HEADER,
+    ModelList,
+    ModelSummary,
+    read_server_timing,
+)
+
+Floats = npt.NDArray[np.float64]
+OutOfRange = Literal["refuse", "clip"]
+
+TIMEOUT = 60.0  # seconds without a byte
+MAX_EVALUATION_KEYS = 1 << 30  # bytes of our own file
+KEYS_UNKNOWN = "evaluation_keys_unknown"
+PACK_CHANGED = frozenset({"pack_changed", "model_unknown"})
+NOT_FOUND = 404
+
+
+class PackNotPinned(VerificationError):
+    code = "pack_not_pinned"
+    remedy = "Ask the model's publisher for its present pack id; use the model only if it agrees."
+
+
+class ModelChanged(Conflict):
+    code = "model_changed"
+    remedy = "Open the model again; what was encrypted for the old pack means nothing to the new."
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Where the time of one prediction went, in milliseconds, and the bytes of both frames.
+
+    `queue_ms` and `evaluate_ms` are what the gateway says; None if it does not say.
+    """
+
+    encrypt_ms: float
+    decrypt_ms: float
+    request_ms: float
+    queue_ms: float | None
+    evaluate_ms: float | None
+    bytes_up: int
+    bytes_down: int
+
+    @property
+    def client_ms(self) -> float:
+        """Return the time of encryption and decryption."""
+        return self.encrypt_ms + self.decrypt_ms
+
+    @property
+    def server_ms(self) -> float | None:
+        """Return the gateway's time: waiting and evaluating."""
+        if self.queue_ms is None or self.evaluate_ms is None:
+            return None
+        return self.queue_ms + self.evaluate_ms
+
+    @property
+    def network_ms(self) -> float | None:
+        """Return what is left of the request: HTTP, and the bytes' way there and back."""
+        return None if self.server_ms is None else max(self.request_ms - self.server_ms, 0.0)
+
+    @property
+    def total_ms(self) -> float:
+        """Return the time of the whole prediction."""
+        return self.client_ms + self.request_ms
+
+
+class InferenceClient:
+    """A gateway, as one caller sees it. `token_provider` returns a grant that is valid now."""
+
+    def __init__(
+        self,
+        base_url: str,
+        token_provider: TokenProvider,
+        *,
+        keys_path: Path | None = None,
+        timeout: float = TIMEOUT,
+        verify: ssl.SSLContext | None = None,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._transport = Transport(
+            base_url, token_provider, timeout=timeout, verify=verify, sleep=sleep
+        )
+        self._keys_path = keys_path
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._transport.close()
+
+    def models(self) -> tuple[ModelSummary, ...]:
+        """Return the models that the grant names."""
+        answer = self._transport.request("GET", "/v1/models")
+        try:
+            return msgspec.json.decode(answer.body, type=ModelList).models
+        except (msgspec.DecodeError, ValueError) as error:
+            raise MalformedInput("the gateway's list of models cannot be read") from error
+
+    def model(self, name: str, *, version: str | None = None) -> ModelView:
+        """Return what a client needs to know of a model; by default of its newest version."""
+        query = "" if version is None else f"?version={quote(version, safe='')}"
+        answer = self._transport.request("GET", f"/v1/models/{quote(name, safe='')}{query}")
+        return ModelView.from_json(answer.body)
+
+    def open(
+        self, name: str, *, version: str | None = None, pack_id: str | None = None
+    ) -> EncryptedModel:
+        """Return a model that is ready to predict: keys made or loaded, evaluation keys there.
+
+        With `pack_id`, any other pack is refused (`PackNotPinned`). With the client's `keys_path`,
+        the secret key is read from there, or made and kept there (0600).
+        """
+        view = self.model(name, version=version)
+        if pack_id is not None and view.pack_id != pack_id:
+            raise PackNotPinned(f"the gateway serves {name} as pack {view.pack_id[:16]}…")
+        model = EncryptedModel(self._transport, KeyFolder(self._keys_path, view))
+        model.upload_keys()
+        return model
+
+
+class KeyFolder:
+    """The keys of one model view: in memory only, or in a file and one beside it."""
+
+    def __init__(self, path: Path | None, view: ModelView) -> None:
+        self.view = view
+        self._path = path
+        self._frame: bytes | None = None
+        if path is None:
+            self.keys = ClientKeys.generate(view)
+            return
+        try:
+            self.keys = ClientKeys.load(path, view)
+        except NotFound:
+            self.keys = ClientKeys.generate(view)
+            self.keys.save(path)
+
+    def evaluation_keys(self) -> bytes:
+        """Return one frame of evaluation keys, the same one every time."""
+        if self._path is None:
+            self._frame = self._frame or self.keys.evaluation_keys()
+            return self._frame
+        beside = self._beside(self._path)
+        try:
+            return read_bounded(beside, limit=MAX_EVALUATION_KEYS, private=True)
+        except NotFound:
+            frame = self.keys.evaluation_keys()
+            write_atomic(beside, frame)
+            return frame
+
+    def _beside(self, path: Path) -> Path:
+        """Name the file after the secret key (by a keyed hash) and the form: none is mixed up.
+
+        Evaluation keys of another secret would give wrong answers without any error.
+        """
+        secret = read_bounded(path, limit=MAX_EVALUATION_KEYS, private=True)
+        form = [self.view.parameters_id, self.view.rotations, self.view.relinearisation]
+        name = hmac.digest(secret, b"evaluation keys" + msgspec.json.encode(form), "sha256").hex()
+        return path.with_name(f"{path.name}.{name[:16]}.evaluation")
+
+
+class EncryptedModel:
+    """One model, evaluated on ciphertexts. `last_timing` tells of the last prediction."""
+
+    def __init__(self, transport: Transport, keys: KeyFolder) -> None:
+        self.view = keys.view
+        self.last_timing: Timing | None = None
+        self._transport = transport
+        self._keys = keys
+        self._digest = ""
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Return the classes, in the order of the outputs; empty for a regression."""
+        return self.view.output.labels
+
+    def upload_keys(self) -> bool:
+        """Give the gateway the evaluation keys unless it has them. Returns whether it had not."""
+        frame = self._keys.evaluation_keys()
+        self._digest = frame_digest(frame)
+        path = f"/v1/evaluation-keys/{self._digest}"
+        try:
+            self._transport.request("GET", path)
+        except RemoteProblem as error:
+            if error.status != NOT_FOUND:
+                raise
+        else:
+            return False
+        self._transport.request("PUT", path, content=frame, headers={"Content-Type": MEDIA_TYPE})
+        return True
+
+    def predict(self, x: npt.ArrayLike, *, out_of_range: OutOfRange = "refuse") -> Floats:
+        """Return the outputs (outputs,) for one input (features,), in the model's own units.
+
+        Values outside the calibrated range raise `InputOutOfRange`, or are clipped. Raises
+        `ModelChanged` when the gateway now serves another pack under this name.
+        """
+        began = time.perf_counter()
+        frame = self._keys.keys.encrypt(x, out_of_range=out_of_range)
+        encrypted = time.perf_counter()
+        answer = self._evaluate(frame)
+        received = time.perf_counter()
+        values = self._keys.keys.decrypt(answer.body)
+        done = time.perf_counter()
+        said = read_server_timing(answer.headers.get(TIMING_HEADER, ""))
+        self.last_timing = Timing(
+            encrypt_ms=(encrypted - began) * 1000,
+            decrypt_ms=(done - received) * 1000,
+            request_ms=answer.seconds * 1000,
+            queue_ms=None if said is None else said.queue_ms,
+            evaluate_ms=None if said is None else said.evaluate_ms,
+            bytes_up=len(frame),
+            bytes_down=len(answer.body),
+        )
+        return values
+
+    def _evaluate(self, frame: bytes) -> Answer:
+        try:
+            return self._send(frame)
+        except RemoteProblem as error:
+            if error.code != KEYS_UNKNOWN:
+                raise
+        self.upload_keys()  # the gateway made room, or was set up anew
+        return self._send(frame)
+
+    def _send(self, frame: bytes) -> Answer:
+        view = self.view
+        try:
+            answer = self._transport.request(
+                "POST",
+                f"/v1/models/{quote(view.name, safe='')}/infer?version={quote(view.version, safe='')}",
+                content=frame,
+                headers={
+                    "Content-Type": MEDIA_TYPE,
+                    KEYS_HEADER: self._digest,
+                    PACK_HEADER: view.pack_id,
+                },
+            )
+        except RemoteProblem as error:
+            if error.code in PACK_CHANGED:
+                raise ModelChanged(f"{view.name} {view.version}: {error}") from error
+            raise
+        if answer.headers.get(PACK_HEADER) != view.pack_id:
+            raise ModelChanged("the gateway evaluated another pack")
+        return answer
