@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import secrets
-import shutil
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,7 +14,14 @@ from pydantic import SecretBytes
 from tensorguard.crypto.files import UnsafeFile
 from tensorguard.errors import TensorGuardError
 from tensorguard.keys.file import FileKeyProvider
-from tensorguard.keys.provider import Algorithm, KeyUnusable, Purpose, key_id
+from tensorguard.keys.provider import (
+    Algorithm,
+    KeyDisabled,
+    KeyProviderUnusable,
+    KeyUnusable,
+    Purpose,
+    key_id,
+)
 
 MASTER = SecretBytes(secrets.token_bytes(32))
 KEY, OTHER = key_id("pack-signer"), key_id("other")
@@ -32,6 +39,11 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "keys"
 
 
+def inside(folder: Path) -> Path:
+    """The folder of the epoch in force."""
+    return folder / json.loads((folder / "current.tgkeys").read_bytes())["epoch"]
+
+
 def refused(folder: Path, error: type[TensorGuardError] = KeyUnusable) -> None:
     with pytest.raises(error):
         opened(folder).sign(KEY, b"message")
@@ -44,7 +56,7 @@ def test_wrong_master_opens_nothing(folder: Path) -> None:
 
 
 def test_file_readable_by_others(folder: Path) -> None:
-    (folder / f"{KEY}.tgkey").chmod(0o644)
+    (inside(folder) / f"{KEY}.tgkey").chmod(0o644)
     refused(folder, UnsafeFile)
 
 
@@ -55,14 +67,14 @@ def test_folder_open_to_others(folder: Path) -> None:
 
 
 def test_symlink_in_place_of_a_key(folder: Path, tmp_path: Path) -> None:
-    path = folder / f"{KEY}.tgkey"
+    path = inside(folder) / f"{KEY}.tgkey"
     path.rename(tmp_path / "moved")
     path.symlink_to(tmp_path / "moved")
     refused(folder, UnsafeFile)
 
 
 def test_two_key_files_swapped(folder: Path) -> None:
-    a, b = folder / f"{KEY}.tgkey", folder / f"{OTHER}.tgkey"
+    a, b = inside(folder) / f"{KEY}.tgkey", inside(folder) / f"{OTHER}.tgkey"
     one, two = a.read_bytes(), b.read_bytes()
     a.write_bytes(two)
     b.write_bytes(one)
@@ -74,34 +86,93 @@ def test_two_key_files_swapped(folder: Path) -> None:
     [("purpose", "token-signing"), ("algorithm", "ES256"), ("generation", 7), ("format", "x")],
 )
 def test_edited_header(folder: Path, member: str, value: object) -> None:
-    path = folder / f"{KEY}.tgkey"
+    path = inside(folder) / f"{KEY}.tgkey"
     content = json.loads(path.read_bytes())
     content["header"][member] = value
     path.write_bytes(json.dumps(content, sort_keys=True, separators=(",", ":")).encode())
     refused(folder)
 
 
-def test_older_file_put_back(folder: Path, tmp_path: Path) -> None:
+def test_older_file_put_back(folder: Path) -> None:
     """The generation in the index outlives the file that is rolled back."""
-    path, index = folder / f"{KEY}.tgkey", folder / "index.tgkeys"
-    provider = opened(folder)
-    header, materials = provider._load(KEY)
-    shutil.copy(path, tmp_path / "old")
-    provider._store(path, {**header, "generation": 2}, materials)
+    path = inside(folder) / f"{KEY}.tgkey"
+    old = path.read_bytes()
+    opened(folder).rotate(KEY)
     opened(folder).sign(KEY, b"message")
-    path.write_bytes((tmp_path / "old").read_bytes())
-    assert index.exists()
+    path.write_bytes(old)
+    refused(folder)
+
+
+def test_older_index_and_older_file_put_back_over_two_changes(folder: Path) -> None:
+    """A crash can leave a file one generation ahead of its index, never two."""
+    index = inside(folder) / "index.tgkeys"
+    old = index.read_bytes()
+    opened(folder).rotate(KEY)
+    opened(folder).rotate(KEY)
+    index.write_bytes(old)
     refused(folder)
 
 
 @pytest.mark.parametrize("name", ["index.tgkeys", f"{KEY}.tgkey"])
 def test_removed_file(folder: Path, name: str) -> None:
-    (folder / name).unlink()
+    (inside(folder) / name).unlink()
     refused(folder)
 
 
+def test_removed_pointer(folder: Path) -> None:
+    (folder / "current.tgkeys").unlink()
+    refused(folder)
+
+
+def test_symlink_in_place_of_the_epoch(folder: Path, tmp_path: Path) -> None:
+    epoch = inside(folder)
+    epoch.rename(tmp_path / "moved")
+    epoch.symlink_to(tmp_path / "moved")
+    refused(folder, UnsafeFile)
+
+
+def test_journal_that_names_another_folder_removes_nothing(folder: Path, tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    kept.write_text("kept")
+    for name in ("..", "../kept", "x/../..", inside(folder).name):
+        journal = {"format": "tensorguard-key-1", "from": name, "to": inside(folder).name}
+        path = folder / "rewrap.tgkeys"
+        path.write_bytes(json.dumps(journal, sort_keys=True, separators=(",", ":")).encode())
+        path.chmod(0o600)
+        with pytest.raises(KeyUnusable):
+            opened(folder).rotate(KEY)
+        assert kept.exists()
+        assert inside(folder).exists()
+
+
+def test_missing_short_or_long_master(tmp_path: Path) -> None:
+    for length in (0, 16, 31, 33, 64):
+        with pytest.raises(KeyProviderUnusable):
+            opened(tmp_path / "keys", SecretBytes(secrets.token_bytes(length)))
+
+
+def test_changes_of_another_process_are_noticed(folder: Path) -> None:
+    """An opened key is looked at again; a file that someone opened to others is refused then."""
+    clock = [0.0]
+    provider = FileKeyProvider(
+        folder, MASTER, now=lambda: datetime.now(UTC), monotonic=lambda: clock[0]
+    )
+    assert provider.sign(KEY, b"message").version == 1
+    opened(folder).rotate(KEY)
+    clock[0] += 1
+    assert provider.sign(KEY, b"message").version == 2
+    opened(folder).disable(KEY)
+    clock[0] += 1
+    with pytest.raises(KeyDisabled):
+        provider.sign(KEY, b"message")
+    (inside(folder) / f"{KEY}.tgkey").unlink()
+    clock[0] += 1
+    with pytest.raises(KeyUnusable):
+        provider.sign(KEY, b"message")
+
+
 def test_every_single_byte_flip_is_refused(folder: Path) -> None:
-    path = folder / f"{KEY}.tgkey"
+    path = inside(folder) / f"{KEY}.tgkey"
     good = path.read_bytes()
     for place in range(0, len(good), 7):
         path.write_bytes(good[:place] + bytes([good[place] ^ 0x20]) + good[place + 1 :])
@@ -110,7 +181,7 @@ def test_every_single_byte_flip_is_refused(folder: Path) -> None:
 
 
 def test_truncated_and_empty_files(folder: Path) -> None:
-    path = folder / f"{KEY}.tgkey"
+    path = inside(folder) / f"{KEY}.tgkey"
     good = path.read_bytes()
     for length in (0, 1, len(good) // 2, len(good) - 1):
         path.write_bytes(good[:length])
@@ -118,9 +189,10 @@ def test_truncated_and_empty_files(folder: Path) -> None:
 
 
 def test_private_bytes_are_in_no_file(folder: Path) -> None:
-    _, materials = opened(folder)._load(KEY)
-    private = materials[1].private
-    for path in folder.iterdir():
+    private = opened(folder)._folder.read(KEY)[3][1]
+    for path in (p for p in folder.rglob("*") if p.is_file()):
         content = path.read_bytes()
         assert private not in content
         assert private.hex().encode() not in content
+        assert base64.b64encode(private) not in content
+        assert path.stat().st_mode & 0o077 == 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import re
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import NewType, Protocol
 
@@ -38,6 +38,10 @@ from tensorguard.errors import (
 KeyId = NewType("KeyId", str)
 KEY_ID = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")  # a DNS label: safe as a file name
 P256_COORDINATE = 32  # bytes
+DATA_KEY_BYTES = 32  # a data key is an AES-256 key
+MAX_DATA_KEY = 64  # bytes that one wrap takes
+MAX_WRAPPED = 4096  # bytes; no custody makes a longer one out of 64
+VERSION_BYTES = 4  # a wrapped key begins with the version that wrapped it
 
 
 class BadKeyId(InputError):
@@ -76,9 +80,59 @@ class WrongKeyUse(InputError):
     remedy = "Use a key whose algorithm and purpose fit the operation."
 
 
+class KeyDisabled(Conflict):
+    code = "key_disabled"
+    remedy = "Enable the key with `tensorguard keys enable`, or use another one."
+
+
+class KeyRetired(Conflict):
+    """The version was retired (or waits for destruction): it opens nothing any more."""
+
+    code = "key_retired"
+    remedy = "Use what was wrapped anew under a later version; a retired one never comes back."
+
+
+class KeyDestroyed(KeyRetired):
+    code = "key_destroyed"
+    remedy = "What this version protected is gone. Restore the data from its source."
+
+
+class BadTransition(Conflict):
+    code = "key_transition"
+    remedy = (
+        "Versions go pending → active → decrypt-only → retired → destroyed: rotate before you "
+        "retire, retire before you destroy."
+    )
+
+
+class KeyChanged(Conflict):
+    code = "key_changed"
+    remedy = "Someone else changed this key at the same time. Look at it and decide again."
+
+
 class KeyCustodyDown(Unavailable):
     code = "key_custody_down"
     remedy = "Bring the key provider back; nothing falls back to another one."
+
+
+class KeyCustodyTimeout(KeyCustodyDown):
+    code = "key_custody_timeout"
+    remedy = "The key provider did not answer in time; look at its load and the way to it."
+
+
+class KeyCustodyThrottled(KeyCustodyDown):
+    code = "key_custody_throttled"
+    remedy = "The key provider limits the rate of calls; raise the quota or cache data keys longer."
+
+
+class KeyCustodySealed(KeyCustodyDown):
+    code = "key_custody_sealed"
+    remedy = "Unseal the key provider."
+
+
+class KeyCustodyDenied(KeyCustodyDown):
+    code = "key_custody_denied"
+    remedy = "Give this process's identity (PIN, token or role) the rights that docs/keys.md lists."
 
 
 class KeyProviderUnusable(ConfigurationError):
@@ -124,7 +178,11 @@ class KeyState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class KeyInfo:
-    """All that may be known of a key without using it."""
+    """All that may be known of a key version without using it.
+
+    `disabled` speaks of the whole key; `destroy_at` is set while a retired version waits for its
+    destruction.
+    """
 
     key_id: KeyId
     version: int
@@ -132,6 +190,8 @@ class KeyInfo:
     purpose: Purpose
     state: KeyState
     created: datetime
+    disabled: bool = False
+    destroy_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +202,17 @@ class Signature:
     version: int
     algorithm: Algorithm
     value: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class DataKey:
+    """A fresh data key: use `plaintext` now, store only `wrapped`."""
+
+    plaintext: bytes
+    wrapped: bytes
+
+    def __repr__(self) -> str:
+        return f"DataKey({len(self.plaintext)} bytes)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,7 +323,10 @@ def key_id(text: str) -> KeyId:
 
 
 class KeyProvider(Protocol):
-    """Uses keys on the caller's behalf. Private key bytes never leave it."""
+    """Uses keys on the caller's behalf. Private key bytes never leave it.
+
+    Every method may raise `KeyNotFound`, `KeyCustodyDown` (or a subclass) and `KeyUnusable`.
+    """
 
     @property
     def name(self) -> str:
@@ -260,29 +334,80 @@ class KeyProvider(Protocol):
         ...
 
     def create(self, key: KeyId, *, algorithm: Algorithm, purpose: Purpose) -> KeyInfo:
-        """Make a key. Raises `KeyExists`."""
+        """Make a key with an active version 1. Raises `KeyExists`, `BadKeyId`."""
         ...
 
     def describe(self, key: KeyId) -> KeyInfo:
-        """Return what is known of the newest version. Raises `KeyNotFound`."""
+        """Return what is known of the active version (the newest one when none is active)."""
         ...
 
     def list_keys(self) -> tuple[KeyInfo, ...]:
-        """Return every key's newest version, ordered by id."""
+        """Return every key as `describe` does, ordered by id."""
+        ...
+
+    def versions(self, key: KeyId) -> tuple[KeyInfo, ...]:
+        """Return every version, oldest first."""
         ...
 
     def public_key(self, key: KeyId, version: int | None = None) -> PublicKey:
-        """Return a public key, by default of the active version. Raises `KeyNotFound`."""
+        """Return the public key of any version that is not destroyed, by default the active one."""
         ...
 
     def sign(self, key: KeyId, message: bytes) -> Signature:
-        """Sign with the active version. Raises `KeyNotFound`, `WrongKeyUse`."""
+        """Sign with the active version. Raises `WrongKeyUse`, `KeyDisabled`."""
+        ...
+
+    def verify(self, key: KeyId, message: bytes, signature: Signature) -> bytes:
+        """Return `message` if this key's version made `signature`. Raises `SignatureInvalid`."""
         ...
 
     def wrap(self, key: KeyId, data_key: bytes, context: WrapContext) -> bytes:
-        """Encrypt a data key of at most 64 bytes, bound to `context`."""
+        """Encrypt a data key of at most 64 bytes, bound to `context`, with the active version."""
         ...
 
     def unwrap(self, key: KeyId, wrapped: bytes, context: WrapContext) -> bytes:
-        """Open what `wrap` made. Raises `WrongContext`."""
+        """Open what `wrap` made. Raises `WrongContext`, `KeyRetired`, `KeyDestroyed`, `KeyDisabled`."""
+        ...
+
+    def data_key(self, key: KeyId, context: WrapContext) -> DataKey:
+        """Make a data key of 32 bytes and wrap it."""
+        ...
+
+    def rewrap(self, key: KeyId, wrapped: bytes, context: WrapContext) -> bytes:
+        """Wrap anew under the active version what an older one wrapped."""
+        ...
+
+    def stage(self, key: KeyId) -> KeyInfo:
+        """Make a pending version, so that its public key is published before it signs."""
+        ...
+
+    def rotate(self, key: KeyId) -> KeyInfo:
+        """Activate the pending version, or a fresh one; what was active becomes decrypt-only."""
+        ...
+
+    def disable(self, key: KeyId) -> KeyInfo:
+        """Refuse every use of the key until `enable`; public keys still verify."""
+        ...
+
+    def enable(self, key: KeyId) -> KeyInfo:
+        """Undo `disable`."""
+        ...
+
+    def retire(self, key: KeyId, version: int) -> KeyInfo:
+        """End a version: it opens nothing any more, its public key still verifies.
+
+        The active version can be retired only while the key is disabled. Raises `BadTransition`.
+        """
+        ...
+
+    def destroy(self, key: KeyId, version: int, *, delay: timedelta) -> KeyInfo:
+        """Have a retired version destroyed after `delay`. Raises `BadTransition`."""
+        ...
+
+    def cancel_destruction(self, key: KeyId, version: int) -> KeyInfo:
+        """Keep a version whose time has not come. Raises `BadTransition`."""
+        ...
+
+    def purge(self) -> tuple[KeyInfo, ...]:
+        """Erase the material of every version whose time of destruction has come."""
         ...

@@ -15,7 +15,9 @@ from tensorguard.crypto.hybrid import ED25519_SIGNATURE, HybridPublicKey, Hybrid
 from tensorguard.keys.provider import (
     P256_COORDINATE,
     Algorithm,
+    KeyExists,
     KeyId,
+    KeyNotFound,
     KeyProvider,
     Purpose,
     WrongKeyUse,
@@ -26,8 +28,13 @@ JOSE = {Algorithm.ed25519: "EdDSA", Algorithm.es256: "ES256"}
 
 def ensure(provider: KeyProvider, key: KeyId, algorithm: Algorithm, purpose: Purpose) -> KeyId:
     """Return `key`, made if it was absent. Raises `WrongKeyUse` if it is for something else."""
-    known = {info.key_id: info for info in provider.list_keys()}
-    info = known.get(key) or provider.create(key, algorithm=algorithm, purpose=purpose)
+    try:
+        info = provider.describe(key)
+    except KeyNotFound:
+        try:
+            info = provider.create(key, algorithm=algorithm, purpose=purpose)
+        except KeyExists:  # another process made it in the meantime
+            info = provider.describe(key)
     if info.purpose is not purpose or info.algorithm is not algorithm:
         raise WrongKeyUse(f"the key {key} is {info.algorithm} for {info.purpose}")
     return key
