@@ -188,7 +188,7 @@ def gateway(site: Site, command: tuple[str, ...] = (), **variables: str) -> Iter
         )
     running = Gateway(site, f"http://127.0.0.1:{port}", process, log)
     try:
-        until(lambda: _answers(running), what=lambda: log.read_text())
+        until(lambda: _answers(running), what=log.read_text)
         yield running
     finally:
         process.send_signal(signal.SIGTERM)

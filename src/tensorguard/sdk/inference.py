@@ -20,6 +20,7 @@ from types import TracebackType
 from typing import Literal, Self
 from urllib.parse import quote
 
+import httpx
 import msgspec
 import numpy as np
 import numpy.typing as npt
@@ -99,7 +100,10 @@ class Timing:
 
 
 class InferenceClient:
-    """A gateway, as one caller sees it. `token_provider` returns a grant that is valid now."""
+    """A gateway, as one caller sees it. `token_provider` returns a grant that is valid now.
+
+    `verify` holds a private CA; `http` replaces the way that requests go, such as through a proxy.
+    """
 
     def __init__(
         self,
@@ -109,10 +113,11 @@ class InferenceClient:
         keys_path: Path | None = None,
         timeout: float = TIMEOUT,
         verify: ssl.SSLContext | None = None,
+        http: httpx.BaseTransport | None = None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._transport = Transport(
-            base_url, token_provider, timeout=timeout, verify=verify, sleep=sleep
+            base_url, token_provider, timeout=timeout, verify=verify, http=http, sleep=sleep
         )
         self._keys_path = keys_path
 

@@ -76,6 +76,7 @@ class Transport:
         *,
         timeout: float,
         verify: ssl.SSLContext | None = None,
+        http: httpx.BaseTransport | None = None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._token = token_provider
@@ -84,6 +85,7 @@ class Transport:
             base_url=checked_url(base_url),
             timeout=timeout,
             verify=verify if verify is not None else True,
+            transport=http,
             trust_env=False,
             headers={"User-Agent": f"tensorguard-sdk/{__version__}"},
         )

@@ -163,14 +163,12 @@ class LocalPool:
         async with self._borrow() as worker:
             await self._load(worker, pack_id, data)
             self._packs[pack_id] = data
-        for worker in tuple(self._idle):
-            if worker in self._idle:  # nobody took it while another one loaded
-                self._idle.remove(worker)
-                await self._return(worker)
+        await self._refresh()
 
     async def drop(self, pack_id: str) -> None:
-        """Forget a pack; a worker is told when it is next used."""
+        """Forget a pack; idle workers are told now, busy ones when they are done."""
         self._packs.pop(pack_id, None)
+        await self._refresh()
 
     async def check_keys(self, pack_id: str, tenant: str, digest: str, frame: bytes) -> None:
         """Parse evaluation keys in a worker, which then keeps them."""
@@ -271,6 +269,12 @@ class LocalPool:
     async def _load(self, worker: _Worker, pack_id: str, data: bytes) -> None:
         worker.packs.add(pack_id)
         await worker.ask(LoadPack(pack_id=pack_id), data, seconds=START_SECONDS, limit=0)
+
+    async def _refresh(self) -> None:
+        for worker in tuple(self._idle):
+            if worker in self._idle:  # nobody took it while another one was refreshed
+                self._idle.remove(worker)
+                await self._return(worker)
 
     async def _synchronise(self, worker: _Worker) -> None:
         for pack_id in worker.packs - self._packs.keys():
