@@ -187,7 +187,7 @@ class SeriesRepository:
             .order_by(Series.id)
             .limit(limit)
         )
-        return [row.tuple() for row in self._session.execute(query)]
+        return [(row[0], row[1], row[2]) for row in self._session.execute(query)]
 
     def _matching(self, matchers: Matchers, after: int) -> list[ColumnElement[bool]]:
         conditions = [Series.tenant_id == self._tenant_id, Series.id > after]
@@ -218,7 +218,7 @@ class SampleRepository:
             .order_by(SampleRow.ts)
             .limit(limit)
         )
-        return [row.tuple() for row in self._session.execute(query)]
+        return [(ts, value) for ts, value in self._session.execute(query)]
 
     def aggregate(self, span: Span, *, step: int, by: Aggregation) -> list[Point]:
         """Return (start of the step, aggregate) for each step that has a sample.
@@ -229,7 +229,7 @@ class SampleRepository:
         grouped = select(number).where(*self._within(span)).group_by(number).order_by(number)
         query = self._last(grouped) if by is Aggregation.last else _aggregated(grouped, by)
         try:
-            rows = [row.tuple() for row in self._session.execute(query)]
+            rows = [(number, value) for number, value in self._session.execute(query)]
         except DataError as error:
             raise AggregateOverflow("the sum of these values is too large") from error
         if not all(math.isfinite(value) for _, value in rows):

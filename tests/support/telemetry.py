@@ -1,0 +1,108 @@
+"""Devices that write telemetry, batches to send, and counts of what is stored."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+import httpx2
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
+    ExportMetricsServiceRequest,
+    ExportMetricsServiceResponse,
+)
+from sqlalchemy import func, select
+
+from support.platform import Platform
+from tensorguard.platform.db.base import new_id
+from tensorguard.platform.db.tables.people import UserAccount
+from tensorguard.platform.db.tables.telemetry import IngestBatch, Latest, SampleRow, Series
+from tensorguard.platform.principal import ROLE_SCOPES, Principal, PrincipalKind, Role, Scope
+from tensorguard.platform.users.tokens import NewToken, create_token
+from tensorguard.wire.telemetry import nanoseconds
+
+TABLES = {"series": Series, "sample": SampleRow, "latest": Latest, "batch": IngestBatch}
+SECOND = 1_000_000_000
+PROTOBUF = "application/x-protobuf"
+
+
+def device(platform: Platform, name: str = "arm-1", tenant: str = "acme") -> dict[str, str]:
+    """Return the headers of a token that is bound to one device."""
+    tenant_id = platform.tenant(tenant)
+    user_id = platform.user(tenant_id, Role.admin, f"admin-{new_id()[:8]}")
+    with platform.session() as session:
+        user = session.get_one(UserAccount, user_id)
+        principal = Principal(
+            user.id, PrincipalKind.user, tenant_id, user.username, ROLE_SCOPES[Role.admin]
+        )
+        new = NewToken("exporter", frozenset({Scope.telemetry_write}), timedelta(days=300), name)
+        _, token = create_token(
+            session, principal, new, secrets=platform.state.secrets, now=platform.clock()
+        )
+    return {"Authorization": f"Bearer {token}"}
+
+
+def at(moment: datetime, seconds: float = 0) -> int:
+    """Return nanoseconds since 1970."""
+    return nanoseconds(moment) + round(seconds * SECOND)
+
+
+def samples(now: int, count: int = 3, name: str = "joint.angle", **labels: str) -> list[dict]:
+    """Return samples of the last `count` seconds, one series."""
+    return [
+        {"name": name, "value": float(i), "ts": now - (count - i) * SECOND, "labels": labels}
+        for i in range(count)
+    ]
+
+
+def send(platform: Platform, headers: dict[str, str], body: object, **more: str) -> httpx2.Response:
+    """Send our JSON; `_` in a header's name stands for `-`."""
+    extra = {name.replace("_", "-"): value for name, value in more.items()}
+    form = {"content": body} if isinstance(body, bytes) else {"json": body}
+    extra.setdefault("content-type", "application/json")
+    return platform.client.post("/api/v1/telemetry/ingest", headers={**headers, **extra}, **form)
+
+
+def otlp(now: int, count: int = 3, metric: str = "joint.angle") -> ExportMetricsServiceRequest:
+    """Return an export of one gauge with `count` points, as an SDK would send it."""
+    request = ExportMetricsServiceRequest()
+    resource = request.resource_metrics.add()
+    attribute(resource.resource.attributes, "service.name", "arm")
+    scope = resource.scope_metrics.add()
+    scope.scope.name = "joints"
+    gauge = scope.metrics.add(name=metric, unit="rad").gauge
+    for i in range(count):
+        point = gauge.data_points.add(time_unix_nano=now - (count - i) * SECOND, as_double=i)
+        attribute(point.attributes, "joint", "0")
+    return request
+
+
+def attribute(attributes: object, key: str, value: str) -> None:
+    """Add one string attribute."""
+    attributes.add(key=key).value.string_value = value
+
+
+def export(
+    platform: Platform, headers: dict[str, str], body: bytes, **more: str
+) -> httpx2.Response:
+    """Send OTLP in protobuf; `_` in a header's name stands for `-`."""
+    extra = {name.replace("_", "-"): value for name, value in more.items()}
+    extra.setdefault("content-type", PROTOBUF)
+    return platform.client.post("/v1/metrics", headers={**headers, **extra}, content=body)
+
+
+def exported(response: httpx2.Response) -> ExportMetricsServiceResponse:
+    """Return the answer of an export that was taken."""
+    assert response.status_code == 200, response.text
+    assert response.headers["content-type"] == PROTOBUF
+    return ExportMetricsServiceResponse.FromString(response.content)
+
+
+def stored(platform: Platform) -> dict[str, int]:
+    """Return the number of rows of each telemetry table."""
+    with platform.session() as session:
+        return {
+            name: session.scalar(select(func.count()).select_from(table))
+            for name, table in TABLES.items()
+        }
+
+
+NOTHING = dict.fromkeys(TABLES, 0)
