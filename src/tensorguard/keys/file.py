@@ -16,7 +16,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
-from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
@@ -45,12 +44,8 @@ from tensorguard.keys.software import SoftwareKey
 RECHECK: Final = 0.05  # seconds for which an opened key is used without looking at its file
 _SEALED_AT: Final = VERSION_BYTES + NONCE_BYTES
 _OPENS = frozenset({KeyState.active, KeyState.decrypt_only})
-Decrypt = Callable[[bytes, bytes, bytes], bytes]
-
-
-@lru_cache(maxsize=4096)  # tenants and purposes; encoding costs ten times the decryption
-def _bound(context: WrapContext, key: KeyId, version: bytes) -> bytes:
-    return context.associated_data(key, int.from_bytes(version, "big"))
+MAX_OPENERS: Final = 4096  # contexts whose encoding is kept; encoding costs ten decryptions
+Opener = tuple[Callable[[bytes, bytes, bytes], bytes], bytes]
 
 
 class _Opened:
@@ -63,19 +58,26 @@ class _Opened:
     ) -> None:
         self.epoch, self.stamp, self.record, self.checked = epoch, stamp, record, 0.0
         self.keys = {n: SoftwareKey(record.algorithm, raw) for n, raw in privates.items()}
-        self.openers: dict[bytes, Decrypt] = {}
+        self.openers: dict[tuple[bytes, str, str], Opener] = {}
         self.signer: tuple[int, Callable[[bytes], bytes]] | None = None
-        if record.disabled:
-            return
-        for version in record.versions:
-            key = self.keys.get(version.number)
-            if key is None or version.state not in _OPENS:
-                continue
-            if key.aead is not None:
-                number = version.number.to_bytes(VERSION_BYTES, "big")
-                self.openers[number] = key.aead.decrypt
-            if key.sign is not None and version.state is KeyState.active:
-                self.signer = (version.number, key.sign)
+        active = record.active
+        if active is not None and not record.disabled:
+            sign = self.keys[active.number].sign
+            self.signer = None if sign is None else (active.number, sign)
+
+    def opener(self, number: bytes, context: WrapContext) -> Opener | None:
+        """Return how to open what `number` wrapped under `context`, if it may be opened."""
+        version = int.from_bytes(number, "big")
+        key = self.keys.get(version)
+        if self.record.disabled or key is None or key.aead is None:
+            return None
+        if self.record.version(version).state not in _OPENS:
+            return None
+        found = (key.aead.decrypt, context.associated_data(self.record.key_id, version))
+        if len(self.openers) >= MAX_OPENERS:
+            self.openers.clear()
+        self.openers[number, context.purpose, context.tenant] = found
+        return found
 
 
 class FileKeyProvider(Custody[SoftwareKey]):
@@ -120,15 +122,13 @@ class FileKeyProvider(Custody[SoftwareKey]):
         if opened is None or self._monotonic() - opened.checked > RECHECK:
             opened = self._fresh(key)
         number = wrapped[:VERSION_BYTES]
-        decrypt = opened.openers.get(number)
-        if decrypt is None or len(wrapped) > MAX_WRAPPED:
+        found = opened.openers.get((number, context.purpose, context.tenant))
+        if found is None:
+            found = opened.opener(number, context)
+        if found is None or len(wrapped) > MAX_WRAPPED:
             return super().unwrap(key, wrapped, context)  # it says why not
         try:
-            return decrypt(
-                wrapped[VERSION_BYTES:_SEALED_AT],
-                wrapped[_SEALED_AT:],
-                _bound(context, key, number),
-            )
+            return found[0](wrapped[VERSION_BYTES:_SEALED_AT], wrapped[_SEALED_AT:], found[1])
         except (InvalidTag, ValueError) as error:
             raise WrongContext("the wrapped key does not open under this context") from error
 
@@ -210,15 +210,14 @@ class FileKeyProvider(Custody[SoftwareKey]):
         if aead is None:
             raise WrongKeyUse(f"{record.key_id} does not wrap data keys")
         nonce = os.urandom(NONCE_BYTES)
-        number = version.number.to_bytes(VERSION_BYTES, "big")
-        return nonce + aead.encrypt(nonce, data_key, _bound(context, record.key_id, number))
+        bound = context.associated_data(record.key_id, version.number)
+        return nonce + aead.encrypt(nonce, data_key, bound)
 
     def _open(self, record: Record, version: Version, sealed: bytes, context: WrapContext) -> bytes:
         aead = self._key(record, version).aead
         if aead is None:
             raise WrongKeyUse(f"{record.key_id} does not wrap data keys")
-        number = version.number.to_bytes(VERSION_BYTES, "big")
-        bound = _bound(context, record.key_id, number)
+        bound = context.associated_data(record.key_id, version.number)
         try:
             return aead.decrypt(sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], bound)
         except (InvalidTag, ValueError) as error:
