@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import pytest_socket
 
-from support.platform import BACKENDS, Clock, Databases, Platform, running, settings_for
-from support.postgresql import Cluster, cluster
-from tensorguard.settings import Settings
+if TYPE_CHECKING:  # the platform is imported by the tests that want one
+    from support.platform import Clock, Databases, Platform
+    from support.postgresql import Cluster
+    from tensorguard.settings import Settings
 
+BACKENDS = ("sqlite", "postgresql")
 UNIT = Path(__file__).parent / "unit"
 
 
@@ -27,12 +30,16 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 @pytest.fixture(scope="session")
 def postgresql() -> Iterator[Cluster]:
     """One cluster per test process."""
+    from support.postgresql import cluster
+
     with cluster() as running_cluster:
         yield running_cluster
 
 
 @pytest.fixture(scope="session")
 def sqlite_databases(tmp_path_factory: pytest.TempPathFactory) -> Databases:
+    from support.platform import Databases
+
     return Databases(tmp_path_factory.mktemp("sqlite"), None)
 
 
@@ -40,6 +47,8 @@ def sqlite_databases(tmp_path_factory: pytest.TempPathFactory) -> Databases:
 def postgresql_databases(
     tmp_path_factory: pytest.TempPathFactory, postgresql: Cluster
 ) -> Databases:
+    from support.platform import Databases
+
     return Databases(tmp_path_factory.mktemp("postgresql"), postgresql)
 
 
@@ -76,17 +85,23 @@ def sqlite_url(sqlite_databases: Databases) -> Iterator[str]:
 
 @pytest.fixture
 def clock() -> Clock:
+    from support.platform import Clock
+
     return Clock()
 
 
 @pytest.fixture
 def platform_settings(database_url: str, tmp_path: Path) -> Settings:
+    from support.platform import settings_for
+
     return settings_for(database_url, tmp_path / "home")
 
 
 @pytest.fixture
 def platform(platform_settings: Settings, clock: Clock) -> Iterator[Platform]:
     """A running platform, on each kind of database in turn."""
+    from support.platform import running
+
     with running(platform_settings, clock) as started:
         yield started
 
@@ -94,5 +109,7 @@ def platform(platform_settings: Settings, clock: Clock) -> Iterator[Platform]:
 @pytest.fixture
 def sqlite_platform(sqlite_url: str, tmp_path: Path, clock: Clock) -> Iterator[Platform]:
     """A running platform on SQLite, for tests where the database makes no difference."""
+    from support.platform import running, settings_for
+
     with running(settings_for(sqlite_url, tmp_path / "home"), clock) as started:
         yield started

@@ -42,7 +42,6 @@ SECRET_KEY = SecretBytes(bytes(range(7, 256, 7))[:32] + b"\x9c\x01")
 KEY_MASTER = SecretBytes(
     bytes.fromhex("8f1c6a4be05d92a73bd4c8fe107629b35ae1d70c48f26b91d35e8a04c7f91b62")
 )
-BACKENDS = ("sqlite", "postgresql")
 
 
 class Clock:

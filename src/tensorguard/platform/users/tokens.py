@@ -17,6 +17,7 @@ from tensorguard.platform.audit.repository import AuditRepository
 from tensorguard.platform.authentication import DEVICE_TOKEN_NEEDS
 from tensorguard.platform.db.base import new_id
 from tensorguard.platform.db.tables.people import ApiToken
+from tensorguard.platform.devices.repository import DeviceRepository
 from tensorguard.platform.principal import Principal, PrincipalKind, Scope
 from tensorguard.platform.secrets import Secrets, random_token
 from tensorguard.platform.users.repository import TokenRepository
@@ -48,7 +49,7 @@ def create_token(
         raise Forbidden("tokens are made by signed-in people only")
     if not new.scopes or not timedelta(0) < new.life <= LONGEST:
         raise TokenRefused("a token has at least one scope and lives 1 second to 365 days")
-    _check_scopes(principal, new)
+    _check_scopes(session, principal, new)
     token = random_token("tgp")
     row = ApiToken(
         id=new_id(),
@@ -79,12 +80,16 @@ def create_token(
     return row, token
 
 
-def _check_scopes(principal: Principal, new: NewToken) -> None:
+def _check_scopes(session: Session, principal: Principal, new: NewToken) -> None:
     if new.device_id is not None:
         if new.scopes != {Scope.telemetry_write}:
             raise TokenRefused("a token bound to a device carries telemetry:write alone")
         if not principal.scopes >= DEVICE_TOKEN_NEEDS:
             raise Forbidden("binding a token to a device needs devices:write and tokens:write")
+        # Locked, so that a revocation of the device at the same moment finds the token, too.
+        devices = DeviceRepository(session, tenant_id=principal.tenant_id)
+        if devices.get(new.device_id, lock=True).revoked is not None:
+            raise TokenRefused("the device is revoked")
         return
     beyond = new.scopes - principal.scopes
     if beyond:
