@@ -19,6 +19,7 @@ from tensorguard.wire import models as wire
 MAX_LOG_QP = {8192: 218, 16384: 438, 32768: 881}
 MAX_PRIME_BITS = 60  # SEAL's own bound
 MIN_PRIME_BITS = 20
+MAX_SPECIAL_EXTRA = 10  # bits of the special prime over the first; more gains nothing
 _WITNESSES = (2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37)  # decides all n < 3.3e24
 
 
@@ -159,7 +160,18 @@ def ntt_primes(degree: int, bits: int, count: int) -> tuple[int, ...]:
 def make_parameters(
     degree: int, *, depth: int, scale_bits: int, headroom_bits: int
 ) -> CkksParameters:
-    """Build a chain for `depth` multiplications whose result may reach 2^headroom_bits / 2."""
-    special, first = ntt_primes(degree, scale_bits + headroom_bits, 2)
+    """Build a chain for `depth` multiplications whose result may reach 2^headroom_bits / 2.
+
+    The special prime takes what the table leaves, at least the size of the first prime. Six bits more
+    are wanted: SEAL does not centre the digits of a key switch, and their mean meets the slot whose
+    root is nearest to 1 about 100 times harder than the others, unless P is that much larger.
+    """
+    first_bits = scale_bits + headroom_bits
+    left = MAX_LOG_QP[degree] - first_bits - depth * scale_bits
+    special_bits = max(first_bits, min(left, first_bits + MAX_SPECIAL_EXTRA, MAX_PRIME_BITS))
     rest = ntt_primes(degree, scale_bits, depth)
+    if special_bits == first_bits:
+        special, first = ntt_primes(degree, first_bits, 2)
+    else:
+        (special,), (first,) = ntt_primes(degree, special_bits, 1), ntt_primes(degree, first_bits, 1)
     return CkksParameters(degree, (first, *rest), special, scale_bits)

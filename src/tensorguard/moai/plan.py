@@ -19,7 +19,10 @@ from tensorguard.moai.parameters import MAX_LOG_QP, CkksParameters, make_paramet
 MAX_DEGREE = 15  # of one polynomial layer
 MAX_LAYERS = 32
 MIN_SCALE_BITS, MAX_SCALE_BITS = 28, 40
-HEADROOM_BITS = 9  # outputs are normalised to 1, and may grow 2^8 over that
+HEADROOM_BITS = 8  # outputs are normalised to 1, and may grow 2^7 over that
+SPECIAL_EXTRA_BITS = 6  # of the special prime over the first: see make_parameters
+
+_OVERHEAD = 2 * HEADROOM_BITS + SPECIAL_EXTRA_BITS
 
 
 class TooDeep(InputError):
@@ -194,12 +197,12 @@ def choose_parameters(shapes: Sequence[Shape], *, minimum_degree: int = 0) -> Ck
 
 
 def _scale_bits(budget: int, depth: int) -> int:
-    """Share out log2(QP): depth primes of the scale, and two with the headroom on top."""
-    return (budget - 2 * HEADROOM_BITS) // (depth + 2)
+    """Share out log2(QP): depth primes of the scale, the first and the special one."""
+    return (budget - _OVERHEAD) // (depth + 2)
 
 
 def _too_deep(shapes: Sequence[Shape], budget: int) -> TooDeep:
-    most = (budget - 2 * HEADROOM_BITS) // MIN_SCALE_BITS - 2
+    most = (budget - _OVERHEAD) // MIN_SCALE_BITS - 2
     spent = 0
     name = shapes[-1].name
     for shape in shapes:

@@ -30,6 +30,7 @@ _NONE, _ZLIB, _ZSTD = 0, 1, 2
 _SEED = 64 + 1  # Blake2Xb seed behind the generator's type
 _BLAKE2XB = 1
 _WORD = 8
+_WINDOW = 1 << 23  # bytes of memory that a zstd frame may ask for; SEAL writes 2 MiB
 _POLYNOMIALS = 2  # of a fresh or relinearised ciphertext
 
 
@@ -74,7 +75,7 @@ def refuse_secret_key(blob: bytes) -> None:
     compression, body = blob[5], blob[_HEADER.size :]
     try:
         if compression == _ZSTD:
-            reader = zstandard.ZstdDecompressor(max_window_size=1 << 27).stream_reader(body)
+            reader = zstandard.ZstdDecompressor(max_window_size=_WINDOW).stream_reader(body)
             start = reader.read(needed)
         elif compression == _ZLIB:
             start = zlib.decompressobj().decompress(body, needed)
@@ -113,12 +114,12 @@ def _payload(blob: bytes, *, sizes: Collection[int]) -> bytes:
 def _decompress(body: bytes, *, largest: int) -> bytes:
     try:
         parameters = zstandard.get_frame_parameters(body)
-        if parameters.window_size > 1 << 27:
+        if parameters.window_size > _WINDOW:
             raise MalformedInput("the zstd window is too large")
         if parameters.content_size not in {0, zstandard.CONTENTSIZE_UNKNOWN}:
             if parameters.content_size > largest:
                 raise MalformedInput(f"the object would have more than {largest} bytes")
-            plain = zstandard.ZstdDecompressor(max_window_size=1 << 27)
+            plain = zstandard.ZstdDecompressor(max_window_size=_WINDOW)
             return plain.decompress(body, allow_extra_data=False)
         return _decompress_stream(body, largest=largest)
     except (zstandard.ZstdError, MemoryError) as error:
@@ -127,7 +128,7 @@ def _decompress(body: bytes, *, largest: int) -> bytes:
 
 def _decompress_stream(body: bytes, *, largest: int) -> bytes:
     """Decompress a frame that does not name its size, one small bite at a time."""
-    decompressor = zstandard.ZstdDecompressor(max_window_size=1 << 27).decompressobj()
+    decompressor = zstandard.ZstdDecompressor(max_window_size=_WINDOW).decompressobj()
     out = io.BytesIO()
     bite = 4096  # expands to at most 1,366 blocks of 128 KiB
     for start in range(0, len(body), bite):

@@ -69,6 +69,7 @@ class TenSealModel:
         entry = (parameters.levels + 1) * parameters.degree * 8 + _SLACK
         lists = len(plan.rotations) + 1
         limit = lists * parameters.levels * entry + parameters.degree * 8 + _SLACK
+        strict.refuse_secret_key(frame)
         parsed = parse_frame(
             frame, kind=Kind.evaluation_keys, parameters_id=parameters.id, limit=limit
         )
@@ -94,6 +95,7 @@ class TenSealModel:
         if (keys.parameters_id, keys.rotations) != (parameters.id, self.spec.plan.rotations):
             raise ParametersMismatch("the evaluation keys are for another model")
         limit = HEADER_SIZE + 2 * parameters.levels * parameters.degree * 8 + _SLACK
+        strict.refuse_secret_key(frame)
         parsed = parse_frame(frame, kind=Kind.ciphertext, parameters_id=parameters.id, limit=limit)
         if len(parsed.items) != 1:
             raise MalformedInput("a ciphertext frame has one item")

@@ -18,7 +18,7 @@ from tensorguard.moai.simulate import LayerSimulation, Simulation, simulate
 from tensorguard.wire.models import OutputScaling
 
 Floats = npt.NDArray[np.float64]
-MIN_HEADROOM_BITS = 7.0  # with 5 bits, accuracy was measured to collapse
+MIN_HEADROOM_BITS = 6.0  # with 5 bits, accuracy was measured to collapse
 SIMULATED_ROWS = 1024  # more rows do not move a mean
 
 
