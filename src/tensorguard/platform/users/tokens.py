@@ -25,8 +25,8 @@ from tensorguard.platform.users.repository import TokenRepository
 LONGEST: Final = timedelta(days=365)
 
 
-class TokenRefused(InputError):
-    code = "token_refused"
+class BadApiToken(InputError):
+    code = "bad_api_token"
     status = 422
     remedy = "Name at least one scope that you have, and a life of 1 second to 365 days."
 
@@ -44,11 +44,11 @@ class NewToken:
 def create_token(
     session: Session, principal: Principal, new: NewToken, *, secrets: Secrets, now: datetime
 ) -> tuple[ApiToken, str]:
-    """Make a token; return its row and, this once, the token. Raises `TokenRefused`, `Forbidden`."""
+    """Make a token; return its row and, this once, the token. Raises `BadApiToken`, `Forbidden`."""
     if principal.kind is not PrincipalKind.user:
         raise Forbidden("tokens are made by signed-in people only")
     if not new.scopes or not timedelta(0) < new.life <= LONGEST:
-        raise TokenRefused("a token has at least one scope and lives 1 second to 365 days")
+        raise BadApiToken("a token has at least one scope and lives 1 second to 365 days")
     _check_scopes(session, principal, new)
     token = random_token("tgp")
     row = ApiToken(
@@ -83,13 +83,13 @@ def create_token(
 def _check_scopes(session: Session, principal: Principal, new: NewToken) -> None:
     if new.device_id is not None:
         if new.scopes != {Scope.telemetry_write}:
-            raise TokenRefused("a token bound to a device carries telemetry:write alone")
+            raise BadApiToken("a token bound to a device carries telemetry:write alone")
         if not principal.scopes >= DEVICE_TOKEN_NEEDS:
             raise Forbidden("binding a token to a device needs devices:write and tokens:write")
         # Locked, so that a revocation of the device at the same moment finds the token, too.
         devices = DeviceRepository(session, tenant_id=principal.tenant_id)
         if devices.get(new.device_id, lock=True).revoked is not None:
-            raise TokenRefused("the device is revoked")
+            raise BadApiToken("the device is revoked")
         return
     beyond = new.scopes - principal.scopes
     if beyond:
