@@ -13,10 +13,10 @@ from sqlalchemy import func, select
 
 from support.platform import Platform
 from tensorguard.platform.db.base import new_id
-from tensorguard.platform.db.tables.people import UserAccount
+from tensorguard.platform.db.tables.people import ApiToken
 from tensorguard.platform.db.tables.telemetry import IngestBatch, Latest, SampleRow, Series
-from tensorguard.platform.principal import ROLE_SCOPES, Principal, PrincipalKind, Role, Scope
-from tensorguard.platform.users.tokens import NewToken, create_token
+from tensorguard.platform.principal import Role, Scope
+from tensorguard.platform.secrets import random_token
 from tensorguard.wire.telemetry import nanoseconds
 
 TABLES = {"series": Series, "sample": SampleRow, "latest": Latest, "batch": IngestBatch}
@@ -28,15 +28,22 @@ def device(platform: Platform, name: str = "arm-1", tenant: str = "acme") -> dic
     """Return the headers of a token that is bound to one device."""
     tenant_id = platform.tenant(tenant)
     user_id = platform.user(tenant_id, Role.admin, f"admin-{new_id()[:8]}")
+    token, now = random_token("tgp"), platform.clock()
+    row = ApiToken(
+        id=new_id(),
+        tenant_id=tenant_id,
+        name="exporter",
+        token_hash=platform.state.secrets.pepper(token),
+        scopes=Scope.telemetry_write.value,
+        created_by=user_id,
+        device_id=name,
+        created=now,
+        expires=now + timedelta(days=300),
+        last_used=None,
+        revoked=None,
+    )
     with platform.session() as session:
-        user = session.get_one(UserAccount, user_id)
-        principal = Principal(
-            user.id, PrincipalKind.user, tenant_id, user.username, ROLE_SCOPES[Role.admin]
-        )
-        new = NewToken("exporter", frozenset({Scope.telemetry_write}), timedelta(days=300), name)
-        _, token = create_token(
-            session, principal, new, secrets=platform.state.secrets, now=platform.clock()
-        )
+        session.add(row)
     return {"Authorization": f"Bearer {token}"}
 
 

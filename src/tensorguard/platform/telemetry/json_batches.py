@@ -8,6 +8,8 @@ from tensorguard.errors import MalformedInput
 from tensorguard.platform.telemetry.points import Kind, Points
 from tensorguard.wire.telemetry import BadTime, Batch, Sample, parse_time
 
+MAX_REASON = 200  # characters; it may quote what was sent
+
 
 class BatchUnreadable(MalformedInput):
     code = "batch_unreadable"
@@ -50,7 +52,7 @@ def _each(body: bytes, points: Points) -> str | None:
         try:
             sample = _SAMPLE.decode(raw)
         except msgspec.ValidationError as error:
-            points.reject(f"it is not a sample: {error}")
+            points.reject(f"it is not a sample: {error}"[:MAX_REASON])
         except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
             raise BatchUnreadable("the body is not JSON in UTF-8") from error
         else:

@@ -125,43 +125,42 @@ def test_bad_samples_are_named_and_their_neighbours_stored(platform: Platform) -
     assert stored(platform)["series"] == 1  # the refused ones made none
 
 
-@pytest.mark.parametrize(
-    ("change", "reason"),
-    [
-        ({"name": "n" * 256}, "the name is longer than 255 characters"),
-        ({"name": "a\nb"}, "the name holds a control character"),
-        ({"unit": "u" * 64}, "the unit is longer than 63 characters"),
-        ({"labels": {"": "v"}}, "a label's name is empty"),
-        ({"labels": {"k" * 129: "v"}}, "a label's name is longer than 128 characters"),
-        ({"labels": {"k": "v" * 1025}}, "a label's value is longer than 1024 characters"),
-        ({"labels": {"k": "a\0b"}}, "a label's value holds a NUL character"),
-        ({"labels": {f"k{i}": "v" for i in range(65)}}, "it has more than 64 labels"),
-        (
-            {"labels": {f"k{i}": "v" * 1000 for i in range(17)}},
-            "its labels have more than 16384 bytes together",
-        ),
-        (
-            {"labels": {"device": "arm-2"}},
-            "the label `device` names another device than the one that sent it",
-        ),
-        ({"ts": "yesterday"}, "the time is neither nanoseconds nor RFC 3339 text with a zone"),
-        ({"ts": "2030-02-30T00:00:00Z"}, "there is no such time"),
-        ({"ts": 2**64}, "the time does not fit in 64 bits of nanoseconds"),
-        ({"ts": 2**63 - 1}, "its time is more than 5 minutes in the future"),
-        ({"ts": -(2**63)}, "its time is older than what is kept"),
-        ({"color": "red"}, "it is not a sample: Object contains unknown field `color`"),
-    ],
-)
-def test_what_is_refused_is_named(sqlite_platform: Platform, change: dict, reason: str) -> None:
-    now = at(sqlite_platform.clock())
-    bad = {"name": "a", "value": 1, "ts": now, **change}
-    answer = send(sqlite_platform, device(sqlite_platform), {"samples": [bad, *samples(now, 1)]})
+REFUSED = [
+    ({"name": "n" * 256}, "the name is longer than 255 characters"),
+    ({"name": "a\nb"}, "the name holds a control character"),
+    ({"unit": "u" * 64}, "the unit is longer than 63 characters"),
+    ({"labels": {"": "v"}}, "a label's name is empty"),
+    ({"labels": {"k" * 129: "v"}}, "a label's name is longer than 128 characters"),
+    ({"labels": {"k": "v" * 1025}}, "a label's value is longer than 1024 characters"),
+    ({"labels": {"k": "a\0b"}}, "a label's value holds a NUL character"),
+    ({"labels": {f"k{i}": "v" for i in range(65)}}, "it has more than 64 labels"),
+    (
+        {"labels": {f"k{i}": "v" * 1000 for i in range(17)}},
+        "its labels have more than 16384 bytes together",
+    ),
+    (
+        {"labels": {"device": "arm-2"}},
+        "the label `device` names another device than the one that sent it",
+    ),
+    ({"ts": "yesterday"}, "the time is neither nanoseconds nor RFC 3339 text with a zone"),
+    ({"ts": "2030-02-30T00:00:00Z"}, "there is no such time"),
+    ({"ts": 2**64}, "the time does not fit in 64 bits of nanoseconds"),
+    ({"ts": 2**63 - 1}, "its time is more than 5 minutes in the future"),
+    ({"ts": -(2**63)}, "its time is older than what is kept"),
+    ({"color": "red"}, "it is not a sample: Object contains unknown field `color`"),
+]
+
+
+def test_what_is_refused_is_named(platform: Platform) -> None:
+    now = at(platform.clock())
+    bad = [{"name": "a", "value": 1, "ts": now, **change} for change, _ in REFUSED]
+    answer = send(platform, device(platform), {"samples": [*bad, *samples(now, 1)]})
     assert answer.status_code == 200, answer.text
     assert answer.json() == {
         "accepted": 1,
         "duplicates": 0,
-        "rejected": [{"index": 0, "reason": reason}],
-        "rejected_total": 1,
+        "rejected": [{"index": i, "reason": reason} for i, (_, reason) in enumerate(REFUSED)],
+        "rejected_total": len(REFUSED),
     }
 
 

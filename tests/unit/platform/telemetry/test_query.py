@@ -134,35 +134,35 @@ def test_the_same_series_in_two_tenants_is_two(platform: Platform, reader: dict)
     assert len(get(platform, reader, "series")["items"]) == 3
 
 
-@pytest.mark.parametrize(
-    "query",
-    [
-        "",
-        "series_id=1&name=a",
-        "series_id=x",
-        "series_id=-1",
-        "series_id=" + "9" * 30,
-        "name=",
-        "name=a&name=b",
-        "name=a%00",
-        "name=" + "a" * 256,
-        "name=a&colour=red",
-        "label.=x",
-        "&".join(f"label.k{i}=v" for i in range(17)),
-        "name=a&start=yesterday",
-        "name=a&start=2&end=1",
-        "name=a&start=" + "9" * 19,
-        "name=a&agg=median",
-        "name=a&agg=mean&step=0s",
-        "name=a&agg=mean&step=1w",
-        "name=a&step=1s",
-        "name=joint.angle&agg=mean&step=1ns",
-    ],
-)
-def test_a_bad_query_is_refused(platform: Platform, reader: dict, query: str) -> None:
-    status, code = refused(platform, reader, "query", query)
-    assert status == 400
-    assert code in {"bad_query", "bad_time", "query_too_large"}
+BAD_QUERIES = [
+    "",
+    "series_id=1&name=a",
+    "series_id=x",
+    "series_id=-1",
+    "series_id=" + "9" * 30,
+    "name=",
+    "name=a&name=b",
+    "name=a%00",
+    "name=" + "a" * 256,
+    "name=a&colour=red",
+    "label.=x",
+    "&".join(f"label.k{i}=v" for i in range(17)),
+    "name=a&start=yesterday",
+    "name=a&start=2&end=1",
+    "name=a&start=" + "9" * 19,
+    "name=a&agg=median",
+    "name=a&agg=mean&step=0s",
+    "name=a&agg=mean&step=1w",
+    "name=a&step=1s",
+    "name=joint.angle&agg=mean&step=1ns",
+]
+
+
+def test_a_bad_query_is_refused(platform: Platform, reader: dict) -> None:
+    for query in BAD_QUERIES:
+        status, code = refused(platform, reader, "query", query)
+        assert status == 400, query
+        assert code in {"bad_query", "bad_time", "query_too_large"}, query
 
 
 def test_extreme_steps_and_times_are_answered(platform: Platform, reader: dict) -> None:
