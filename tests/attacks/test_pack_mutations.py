@@ -5,9 +5,9 @@ import random
 import zipfile
 
 import pytest
+
 from support import moai
 from support.mutations import mutations
-
 from tensorguard.errors import MalformedInput, TensorGuardError
 from tensorguard.moai import archive, pack
 
@@ -29,7 +29,9 @@ def test_500_mutations_of_a_pack_are_all_refused_with_4xx():
 
 
 def members():
-    return dict(zip(pack.MEMBERS, vars(pack.read(moai.tiny().data, limit=moai.LIMIT)).values()))
+    unverified = pack.read(moai.tiny().data, limit=moai.LIMIT)
+    parts = (unverified.manifest, unverified.weights, unverified.signature)
+    return dict(zip(pack.MEMBERS, parts, strict=True))
 
 
 def zipped(entries, *, method=zipfile.ZIP_STORED, comment=b""):

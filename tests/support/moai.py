@@ -88,7 +88,9 @@ def square():
     """A 4-4-2 net with x^2: the smallest that needs relinearisation."""
     rng = np.random.default_rng(2)
     layers = (
-        Dense("a", rng.normal(size=(4, 4)), rng.normal(size=4), Activation("polynomial", (0, 0, 1))),
+        Dense(
+            "a", rng.normal(size=(4, 4)), rng.normal(size=4), Activation("polynomial", (0, 0, 1))
+        ),
         Dense("b", rng.normal(size=(2, 4)), rng.normal(size=2), None),
     )
     inputs = rng.uniform(-1, 1, (64, 4))

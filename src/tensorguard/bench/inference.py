@@ -67,11 +67,17 @@ class Ours:
         return self._client.decrypt(frame)
 
 
-def run(*, quick: bool, progress: Progress, seed: int = SEED) -> Report:
+def run(
+    *,
+    quick: bool,
+    progress: Progress,
+    seed: int = SEED,
+    cases: Mapping[str, Callable[[int], Head]] = CASES,
+) -> Report:
     """Run all cases. `quick` takes fewer rounds; it ends within 50 s on two cores."""
     missing: list[str] = []
     results: list[Result] = []
-    for case, make in CASES.items():
+    for case, make in cases.items():
         progress(case)
         try:
             head = make(seed)

@@ -24,6 +24,7 @@ from tensorguard.wire.frames import Kind, build_frame, parse_frame
 from tensorguard.wire.models import ModelView
 
 Floats = npt.NDArray[np.float64]
+MAX_KEY_BYTES = 1 << 30  # a server that asks for more wants to exhaust us
 _SLACK = 4096  # headers of a frame and of SEAL, and zstd's own overhead on random data
 
 
@@ -176,6 +177,10 @@ def check_view(view: ModelView) -> CkksParameters:
         step >= parameters.slots for step in view.rotations
     ):
         raise ViewUntrustworthy("the rotation steps are not ascending steps within the slots")
+    lists = len(view.rotations) + view.relinearisation
+    words = parameters.levels * (parameters.levels + 1) * parameters.degree
+    if lists * words * 8 > MAX_KEY_BYTES:
+        raise ViewUntrustworthy(f"the model asks for over {MAX_KEY_BYTES} bytes of keys")
     # (3) the packing fits parameters and features
     packing = view.packing
     sizes = (packing.slots, packing.period, packing.block_length, packing.blocks, packing.shift)

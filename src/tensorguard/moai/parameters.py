@@ -173,5 +173,8 @@ def make_parameters(
     if special_bits == first_bits:
         special, first = ntt_primes(degree, first_bits, 2)
     else:
-        (special,), (first,) = ntt_primes(degree, special_bits, 1), ntt_primes(degree, first_bits, 1)
+        (special,), (first,) = (
+            ntt_primes(degree, special_bits, 1),
+            ntt_primes(degree, first_bits, 1),
+        )
     return CkksParameters(degree, (first, *rest), special, scale_bits)

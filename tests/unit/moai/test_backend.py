@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 import tenseal
-from support import moai
 
+from support import moai
 from tensorguard.errors import MalformedInput, TooLarge
 from tensorguard.moai.backends.base import SUPPORTED_BACKENDS, BackendUnusable, open_backend
 from tensorguard.moai.compile import compile_network
@@ -69,7 +69,12 @@ def test_every_degree_is_evaluated(degree):
     rng = np.random.default_rng(degree)
     coefficients = tuple(rng.normal(size=degree + 1).tolist())
     layers = (
-        Dense("a", rng.normal(size=(5, 3)) / 2, rng.normal(size=5), Activation("polynomial", coefficients)),
+        Dense(
+            "a",
+            rng.normal(size=(5, 3)) / 2,
+            rng.normal(size=5),
+            Activation("polynomial", coefficients),
+        ),
         Dense("b", rng.normal(size=(2, 5)), rng.normal(size=2), None),
     )
     network = moai.network(*layers, features=3)

@@ -5,9 +5,9 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
-from support import moai
 
 import tensorguard
+from support import moai
 from tensorguard.crypto.files import UnsafeFile
 from tensorguard.errors import MalformedInput, TensorGuardError
 from tensorguard.moai.client import ClientKeys, InputOutOfRange, ViewUntrustworthy
@@ -73,9 +73,7 @@ def test_damaged_saved_keys_are_refused(tiny, tmp_path):
             ClientKeys.load(path, tiny.client.view)
 
 
-@pytest.mark.parametrize(
-    "x", [[], [1], [1, 2, 3], [[0, 0]], [0, np.nan], [np.inf, 0]], ids=repr
-)
+@pytest.mark.parametrize("x", [[], [1], [1, 2, 3], [[0, 0]], [0, np.nan], [np.inf, 0]], ids=repr)
 def test_inputs_of_the_wrong_shape_or_not_finite_are_refused(tiny, x):
     with pytest.raises(MalformedInput):
         tiny.client.encrypt(x)
@@ -122,6 +120,7 @@ def test_a_view_that_lies_is_refused_before_any_key_is_made(tiny):
         replace(view, rotations=(2, 1)),
         replace(view, rotations=(1, 1)),
         replace(view, rotations=(8192,)),
+        replace(moai.reacher().client.view, rotations=tuple(range(1, 513))),
         replace(view, packing=replace(packing, slots=8192)),
         replace(view, packing=replace(packing, period=3)),
         replace(view, packing=replace(packing, blocks=1 << 16)),
@@ -163,7 +162,9 @@ def test_a_view_survives_the_wire_and_nothing_unknown_does(tiny):
         msgspec.json.encode({**document, "rotations": [0]}),
         msgspec.json.encode({**document, "name": "../../etc"}),
         msgspec.json.encode({k: v for k, v in document.items() if k != "packing"}),
-        msgspec.json.encode({**document, "parameters": {**document["parameters"], "scheme": "BFV"}}),
+        msgspec.json.encode(
+            {**document, "parameters": {**document["parameters"], "scheme": "BFV"}}
+        ),
     ]
     for data in bad:
         with pytest.raises(MalformedInput):

@@ -6,8 +6,8 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
-from support import moai
 
+from support import moai
 from tensorguard.crypto import canonical, dsse
 from tensorguard.crypto.hybrid import HybridPublicKey, SoftwareHybridSigner
 from tensorguard.crypto.trust import TrustStore, UntrustedSigner
@@ -52,7 +52,9 @@ def load(data):
 def test_a_pack_verifies_and_says_who_signed_it(tiny):
     verified = load(tiny.data)
     assert verified.signer_name == "tests"
-    assert verified.pack_id == hashlib.sha256(pack.read(tiny.data, limit=1 << 24).manifest).hexdigest()
+    assert (
+        verified.pack_id == hashlib.sha256(pack.read(tiny.data, limit=1 << 24).manifest).hexdigest()
+    )
     assert verified.spec.view() == tiny.client.view
 
 
@@ -79,8 +81,8 @@ def test_a_stranger_is_not_trusted(tiny):
     stranger = SoftwareHybridSigner.generate()
     with pytest.raises(UntrustedSigner):
         load(repacked(tiny, signer=stranger))
+    store = TrustStore.from_keys({"other": stranger.public_key})
     with pytest.raises(UntrustedSigner):
-        store = TrustStore.from_keys({"other": stranger.public_key})
         pack.verify(pack.read(tiny.data, limit=moai.LIMIT), store)
 
 

@@ -51,7 +51,8 @@ def evaluate(plan, weight, slots):
 
 @pytest.mark.parametrize("first", [True, False])
 @pytest.mark.parametrize(
-    "shape", [(1, 1), (1, 7), (7, 1), (2, 2), (10, 64), (64, 2), (64, 64), (5, 33), (33, 5), (16, 8)]
+    "shape",
+    [(1, 1), (1, 7), (7, 1), (2, 2), (10, 64), (64, 2), (64, 64), (5, 33), (33, 5), (16, 8)],
 )
 def test_every_matrix_shape_is_multiplied_right(shape, first):
     inputs, outputs = shape

@@ -3,8 +3,8 @@ import struct
 import numpy as np
 import pytest
 import zstandard
-from support import moai
 
+from support import moai
 from tensorguard.errors import MalformedInput, TensorGuardError
 from tensorguard.moai import strict
 from tensorguard.wire.frames import Kind, ParametersMismatch, parse_frame

@@ -2,8 +2,8 @@ import struct
 
 import pytest
 import tenseal
-from support import moai
 
+from support import moai
 from tensorguard.errors import MalformedInput, TooLarge
 from tensorguard.moai import strict
 from tensorguard.wire.frames import (
@@ -28,8 +28,12 @@ def test_a_frame_is_what_the_document_says():
     frame = build_frame(Kind.evaluation_keys, ID, (b"abc", b""))
     assert HEADER_SIZE == 52
     assert frame == (
-        b"TGHE\x01\x02\x00\x00" + ID + struct.pack("<IQ", 2, 19)
-        + struct.pack("<Q", 3) + b"abc" + struct.pack("<Q", 0)
+        b"TGHE\x01\x02\x00\x00"
+        + ID
+        + struct.pack("<IQ", 2, 19)
+        + struct.pack("<Q", 3)
+        + b"abc"
+        + struct.pack("<Q", 0)
     )
     parsed = parse(frame, kind=Kind.evaluation_keys)
     assert parsed.items == (b"abc", b"")
@@ -101,7 +105,9 @@ def test_a_tenseal_context_with_its_secret_key_is_named(context):
 def test_a_bare_seal_secret_key_is_named(tmp_path):
     tiny = moai.tiny()
     tiny.client.save(tmp_path / "keys")
-    frame = parse((tmp_path / "keys").read_bytes(), kind=Kind.client_secret_keys, parameters_id=None)
+    frame = parse(
+        (tmp_path / "keys").read_bytes(), kind=Kind.client_secret_keys, parameters_id=None
+    )
     (secret,) = frame.items
     with pytest.raises(SecretKeyInUpload):
         strict.refuse_secret_key(secret)
@@ -111,8 +117,8 @@ def test_a_bare_seal_secret_key_is_named(tmp_path):
         identity = tiny.client.parameters.id
         with pytest.raises(SecretKeyInUpload):  # dressed up as evaluation keys
             tiny.model.load_keys(build_frame(Kind.evaluation_keys, identity, (upload,)))
+        good = parse(tiny.key_frame, kind=Kind.evaluation_keys, parameters_id=None).items
         with pytest.raises(SecretKeyInUpload):  # hidden behind good ones
-            good = parse(tiny.key_frame, kind=Kind.evaluation_keys, parameters_id=None).items
             tiny.model.load_keys(build_frame(Kind.evaluation_keys, identity, (*good, upload)))
         with pytest.raises(SecretKeyInUpload):  # dressed up as a ciphertext
             tiny.model.evaluate(tiny.keys, build_frame(Kind.ciphertext, identity, (upload,)))

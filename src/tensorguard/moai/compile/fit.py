@@ -17,7 +17,7 @@ from tensorguard.moai.compile.network import Activation
 
 Floats = npt.NDArray[np.float64]
 GRID = 65  # points of the grid over the range with margin
-GRID_WEIGHT = 0.02  # of the data's weight: enough for the margin, too little to bend the fit
+GRID_WEIGHT = 0.1  # of the data's weight: enough for the margin, too little to bend the fit
 MAX_FIT_ROWS = 4096  # more rows do not move a fit of 8 coefficients
 MARGIN = 0.1  # of the calibrated half-width, on either side
 
