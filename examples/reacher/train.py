@@ -163,13 +163,20 @@ def save(policy: CubicPolicy, demonstrations: Demonstrations, folder: Path) -> N
     }
     save_file(tensors, folder / WEIGHTS_FILE)
     description = {
-        "input": {"mean": _numbers(policy.input_mean), "scale": _numbers(policy.input_scale)},
+        "input": {
+            "features": OBSERVATION_SIZE,
+            "mean": _numbers(policy.input_mean),
+            "std": _numbers(policy.input_scale),
+        },
         "layers": [
             {"kind": "linear", "weight": "hidden.weight", "bias": "hidden.bias"},
             {"kind": "polynomial", "coefficients": list(policy.coefficients)},
             {"kind": "linear", "weight": "output.weight", "bias": "output.bias"},
         ],
-        "output": {"mean": _numbers(policy.output_mean), "scale": _numbers(policy.output_scale)},
+        "output": {
+            "scale": _numbers(policy.output_scale),
+            "offset": _numbers(policy.output_mean),
+        },
     }
     text = json.dumps(description, indent=2) + "\n"
     (folder / LAYERS_FILE).write_text(text, encoding="utf-8")
@@ -182,13 +189,13 @@ def load(folder: Path) -> CubicPolicy:
     description = json.loads((folder / LAYERS_FILE).read_text(encoding="utf-8"))
     return CubicPolicy(
         np.asarray(description["input"]["mean"], dtype=np.float32),
-        np.asarray(description["input"]["scale"], dtype=np.float32),
+        np.asarray(description["input"]["std"], dtype=np.float32),
         tensors["hidden.weight"],
         tensors["hidden.bias"],
         tuple(description["layers"][1]["coefficients"]),
         tensors["output.weight"],
         tensors["output.bias"],
-        np.asarray(description["output"]["mean"], dtype=np.float32),
+        np.asarray(description["output"]["offset"], dtype=np.float32),
         np.asarray(description["output"]["scale"], dtype=np.float32),
     )
 

@@ -212,6 +212,7 @@ class EncryptedModel:
     def __init__(self, transport: Transport, keys: KeyFolder) -> None:
         self.view = keys.view
         self.last_timing: Timing | None = None
+        self.evaluation_key_bytes = 0  # of the frame that the gateway holds
         self._transport = transport
         self._keys = keys
         self._digest = ""
@@ -225,6 +226,7 @@ class EncryptedModel:
         """Give the gateway the evaluation keys unless it has them. Returns whether it had not."""
         frame = self._keys.evaluation_keys()
         self._digest = frame_digest(frame)
+        self.evaluation_key_bytes = len(frame)
         path = f"/v1/evaluation-keys/{self._digest}"
         try:
             self._transport.request("GET", path)

@@ -29,12 +29,12 @@ def read_rows(path: Path) -> Floats:
             case ".npy":
                 rows = np.load(io.BytesIO(data), allow_pickle=False)
             case ".json":
-                rows = np.array(msgspec.json.decode(data, type=list[float] | list[list[float]]))
+                rows = np.array(msgspec.json.decode(data, type=list[float | list[float]]))
             case ".csv":
                 rows = np.loadtxt(io.BytesIO(data), delimiter=",", ndmin=2)
             case other:
                 raise InputUnusable(f"{other or 'no suffix'} is no kind of input")
-    except (ValueError, OSError, EOFError, TypeError, msgspec.DecodeError) as error:
+    except (ValueError, OSError, EOFError, msgspec.DecodeError) as error:
         raise InputUnusable(f"{path.name} does not hold rows of numbers") from error
     if rows.dtype.kind not in "fiu" or rows.ndim not in {1, 2} or rows.size == 0:
         raise InputUnusable(f"{path.name} does not hold rows of numbers")
