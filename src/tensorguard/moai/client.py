@@ -24,7 +24,7 @@ from tensorguard.wire.frames import Kind, build_frame, parse_frame
 from tensorguard.wire.models import ModelView
 
 Floats = npt.NDArray[np.float64]
-MAX_KEY_BYTES = 1 << 30  # a server that asks for more wants to exhaust us
+MAX_KEY_BYTES = 1 << 29  # as a gateway takes; a server that asks for more wants to exhaust us
 _SLACK = 4096  # headers of a frame and of SEAL, and zstd's own overhead on random data
 
 
