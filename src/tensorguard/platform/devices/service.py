@@ -45,11 +45,6 @@ class DeviceKeyTaken(Conflict):
     remedy = "Make a new key on the device. A key enrols one device, and never again."
 
 
-class DeviceRevoked(Conflict):
-    code = "device_revoked"
-    remedy = "Enrol the device again with a new key."
-
-
 @dataclass(frozen=True, slots=True)
 class Enrolled:
     """A device that was just enrolled."""
@@ -165,14 +160,6 @@ def redeem(
         session, found.tenant_id, device_id, proven, keys=keys, actor=actor, now=now
     )
     return Enrolled(devices.get(device_id), certificate, root)
-
-
-def require_active(session: Session, tenant_id: str, device_id: str) -> Device:
-    """Return a device of the tenant that is not revoked. Raises `NotFound`, `DeviceRevoked`."""
-    device = DeviceRepository(session, tenant_id=tenant_id).get(device_id)
-    if device.revoked is not None:
-        raise DeviceRevoked("the device is revoked")
-    return device
 
 
 def revoke(
