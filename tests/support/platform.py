@@ -23,7 +23,7 @@ from pydantic import SecretBytes, SecretStr
 from sqlalchemy.orm import Session
 from starlette.testclient import TestClient
 
-from support.postgresql import Cluster
+from support.postgresql import Cluster, Shape
 from tensorguard.platform.app import create_app
 from tensorguard.platform.db import revision
 from tensorguard.platform.db.base import new_id
@@ -66,6 +66,7 @@ class Databases:
         self._folder = folder
         self._cluster = cluster
         self._numbers = count(1)
+        self._free: list[str] = []  # migrated PostgreSQL databases without a row
 
     @functools.cached_property
     def _sqlite_template(self) -> Path:
@@ -78,6 +79,16 @@ class Databases:
         name = self._server.create()
         _migrate(self._server.url(name))
         return name
+
+    @functools.cached_property
+    def _shape(self) -> Shape:
+        with self._server.connect(self._free_or_new()) as connection:
+            return self._server.shape(connection)
+
+    def _free_or_new(self) -> str:
+        if not self._free:
+            self._free.append(self._server.create(self._postgresql_template))
+        return self._free[-1]
 
     @property
     def _server(self) -> Cluster:
@@ -93,10 +104,18 @@ class Databases:
                 shutil.copyfile(self._sqlite_template, path)
             yield f"sqlite+pysqlite:///{path}"
             return
-        name = self._server.create(*[self._postgresql_template] if migrated else [])
-        try:
+        if not migrated:
+            name = self._server.create()
             yield self._server.url(name)
-        finally:
+            self._server.drop(name)
+            return
+        shape = self._shape
+        name = self._free_or_new()
+        self._free.remove(name)
+        yield self._server.url(name)
+        if self._server.empty(name, shape=shape):  # ten times faster than a copy
+            self._free.append(name)
+        else:
             self._server.drop(name)
 
 

@@ -46,6 +46,10 @@ def _as_user() -> dict[str, object]:
     return {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
 
 
+VERSION = "alembic_version"
+Shape = list[tuple[object, ...]]
+
+
 @dataclass
 class Cluster:
     """A running server; it makes databases from templates."""
@@ -57,9 +61,13 @@ class Cluster:
         """Return the SQLAlchemy URL of a database."""
         return f"postgresql+psycopg://postgres@/{name}?host={self.sockets}"
 
+    def connect(self, name: str = "postgres") -> psycopg.Connection:
+        """Return a connection in which each statement commits."""
+        target = f"host={self.sockets} dbname={name} user=postgres"
+        return psycopg.connect(target, autocommit=True)
+
     def _run(self, statement: sql.Composed) -> None:
-        target = f"host={self.sockets} dbname=postgres user=postgres"
-        with psycopg.connect(target, autocommit=True) as connection:
+        with self.connect() as connection:
             connection.execute(statement)
 
     def create(self, template: str = "template0") -> str:
@@ -75,6 +83,39 @@ class Cluster:
     def drop(self, name: str) -> None:
         """Remove a database and whoever is still connected to it."""
         self._run(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+    def empty(self, name: str, *, shape: Shape) -> bool:
+        """Remove every row of a database; False when a test changed its tables."""
+        with self.connect(name) as connection:
+            connection.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+            if self.shape(connection) != shape:
+                return False
+            tables = [name for name, kind, *_ in shape if kind in "rp" and name != VERSION]
+            filled = [t for t in tables if _has_rows(connection, t)]
+            if filled:
+                names = sql.SQL(", ").join(map(sql.Identifier, filled))
+                statement = sql.SQL("TRUNCATE {} RESTART IDENTITY CASCADE").format(names)
+                connection.execute(statement)
+            version = sql.SQL("SELECT version_num FROM {}").format(sql.Identifier(VERSION))
+            return len(connection.execute(version).fetchall()) == 1
+
+    @staticmethod
+    def shape(connection: psycopg.Connection) -> Shape:
+        """Return every relation, its columns and constraints, as PostgreSQL lists them."""
+        return connection.execute(
+            "SELECT relname, relkind::text, relnatts, relchecks, relhastriggers, "
+            "(SELECT string_agg(conname, ',' ORDER BY conname) FROM pg_constraint "
+            "WHERE conrelid = c.oid) FROM pg_class c "
+            "WHERE relnamespace = 'public'::regnamespace ORDER BY relname"
+        ).fetchall()
+
+
+def _has_rows(connection: psycopg.Connection, table: str) -> bool:
+    query = sql.SQL("SELECT 1 FROM {} LIMIT 1").format(sql.Identifier(table))
+    return connection.execute(query).fetchone() is not None
 
 
 def _wait(server: subprocess.Popen[bytes], sockets: Path) -> None:
@@ -124,7 +165,7 @@ def cluster() -> Iterator[Cluster]:
             _wait(server, folder)
             yield Cluster(folder)
         finally:
-            server.send_signal(signal.SIGINT)  # "fast" shutdown
+            server.send_signal(signal.SIGQUIT)  # at once: nothing in it is kept
             try:
                 server.wait(STOP_SECONDS)
             except subprocess.TimeoutExpired:

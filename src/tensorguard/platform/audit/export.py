@@ -67,11 +67,9 @@ def write(
     head = next(heads, None)
     count = 0
     for row in trail.events():
-        while head is not None and head.seq < row.seq:  # its event was deleted
-            head = _head(file, head, heads)
         _line(file, _event(row))
         count += 1
-        if head is not None and head.seq == row.seq:
+        while head is not None and head.seq <= row.seq:  # less: its own event was deleted
             head = _head(file, head, heads)
         if count % PROGRESS_EVERY == 0:
             progress(count)
