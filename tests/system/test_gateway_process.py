@@ -227,6 +227,7 @@ def test_an_unusable_trust_store_refuses_to_start(tmp_path: Path, how: str) -> N
 def test_infer_from_the_command_line(started: Gateway, squared: str, tmp_path: Path) -> None:
     token = tmp_path / "grant"
     token.write_text(started.site.issuer.grant(squared))
+    token.chmod(0o600)
     inputs = tmp_path / "x.csv"
     np.savetxt(inputs, np.array([sample(1), sample(2)]), delimiter=",")
     command = [

@@ -42,17 +42,17 @@ def infer(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Encrypt inputs, have a gateway evaluate a model on them, and decrypt the outputs."""
-    from tensorguard.crypto.files import read_bounded
     from tensorguard.sdk import batch
     from tensorguard.sdk.inference import InferenceClient
     from tensorguard.sdk.inputs import read_rows, write_rows
+    from tensorguard.sdk.token_files import read_token
 
     given = sys.stdin.read(MAX_TOKEN).strip() if token_file is None else ""
 
     def token() -> str:
         if token_file is None:
             return given
-        return read_bounded(token_file, limit=MAX_TOKEN).decode("ascii", "replace").strip()
+        return read_token(token_file)
 
     rows = read_rows(inputs)
     with InferenceClient(url, token, keys_path=keys) as client, progress.status("Keys") as status:
