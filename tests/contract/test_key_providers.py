@@ -13,10 +13,14 @@ from threading import Event
 import pytest
 from pydantic import SecretBytes
 
-from support.keys import CONTEXT, Clock
+from support.keys import CONTEXT, Clock, credentials, kms_endpoint, prefix, softhsm
 from tensorguard.crypto.hybrid import SignatureInvalid
 from tensorguard.keys import self_test
+from tensorguard.keys.aws_kms import AwsKmsProvider, client
 from tensorguard.keys.file import FileKeyProvider
+from tensorguard.keys.pkcs11 import Pkcs11KeyProvider
+from tensorguard.keys.pkcs11_token import open_token
+from tensorguard.keys.pkcs11_uri import parse
 from tensorguard.keys.provider import (
     Algorithm,
     BadKeyId,
@@ -378,4 +382,28 @@ class TestFileKeyProvider(KeyProviderContract):
             SecretBytes(secrets.token_bytes(32)),
             now=clock,
             monotonic=clock.monotonic,
+        )
+
+
+class TestPkcs11KeyProvider(KeyProviderContract):
+    """A SoftHSM2 token."""
+
+    @pytest.fixture
+    def provider(self, tmp_path: Path, clock: Clock) -> KeyProvider:
+        uri = parse(softhsm().rest(prefix()))
+        token = open_token(uri)
+        return Pkcs11KeyProvider(
+            token, uri.prefix, now=clock, locks=tmp_path, monotonic=clock.monotonic
+        )
+
+
+class TestAwsKmsProvider(KeyProviderContract):
+    """A moto server, completed by tests/support/kms_server.py."""
+
+    @pytest.fixture
+    def provider(self, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> KeyProvider:
+        for name, value in credentials().items():
+            monkeypatch.setenv(name, value)
+        return AwsKmsProvider(
+            client("eu-central-1", kms_endpoint()), prefix(), now=clock, monotonic=clock.monotonic
         )

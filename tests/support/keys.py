@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
+import atexit
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+import tempfile
 import time
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import cache
+from pathlib import Path
 
 from tensorguard.keys.provider import WrapContext
 
@@ -24,3 +34,97 @@ class Clock:
 
     def turn(self, by: timedelta) -> None:
         self.ahead += by
+
+
+# --- SoftHSM2: one token per test process, a prefix of its own per test ----------------------
+
+SOFTHSM_MODULES = (
+    Path("/usr/lib/softhsm/libsofthsm2.so"),
+    Path("/usr/lib/x86_64-linux-gnu/softhsm/libsofthsm2.so"),
+    Path("/usr/lib/aarch64-linux-gnu/softhsm/libsofthsm2.so"),
+    Path("/usr/local/lib/softhsm/libsofthsm2.so"),
+)
+
+
+@dataclass(frozen=True)
+class SoftHsm:
+    """A token of SoftHSM2 and the file that holds its PIN."""
+
+    module: Path
+    folder: Path
+    pin: Path
+
+    def rest(self, prefix: str = "tensorguard", pin: Path | None = None) -> str:
+        """What follows `pkcs11:` in the URI of this token."""
+        return (
+            f"token=tg;object={prefix}?module-path={self.module}&pin-source=file:{pin or self.pin}"
+        )
+
+    @property
+    def token(self) -> Path:
+        """The folder in which the token lives; it is lost while that is moved away."""
+        (found,) = (self.folder / "tokens").iterdir()
+        return found
+
+
+@cache
+def softhsm() -> SoftHsm:
+    """Return this process's token, made at the first call and removed when the process ends."""
+    folder = Path(tempfile.mkdtemp(prefix="tg-softhsm-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    (folder / "tokens").mkdir()
+    configuration = folder / "softhsm2.conf"
+    configuration.write_text(
+        f"directories.tokendir = {folder / 'tokens'}\nobjectstore.backend = file\nlog.level = ERROR\n"
+    )
+    os.environ["SOFTHSM2_CONF"] = str(configuration)
+    pin = secrets.token_hex(8)
+    command = ["softhsm2-util", "--init-token", "--free", "--label", "tg"]
+    subprocess.run(
+        [*command, "--so-pin", secrets.token_hex(8), "--pin", pin],
+        check=True,
+        capture_output=True,
+        timeout=30,
+    )
+    path = folder / "pin"
+    path.touch(mode=0o600)
+    path.write_text(pin + "\n")
+    module = next(path for path in SOFTHSM_MODULES if path.exists())
+    return SoftHsm(module, folder, path)
+
+
+def prefix() -> str:
+    """Return a prefix under which no other test keeps keys."""
+    return "t" + secrets.token_hex(8)
+
+
+# --- AWS KMS: one moto server per test process, a prefix of its own per test ------------------
+
+
+@cache
+def kms_endpoint() -> str:
+    """Return the URL of this process's KMS server."""
+    command = [sys.executable, "-P", str(Path(__file__).with_name("kms_server.py"))]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    atexit.register(end, process)
+    assert process.stdout is not None
+    return f"http://127.0.0.1:{int(process.stdout.readline())}"
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """End a process of ours and wait for it."""
+    process.kill()
+    process.wait(timeout=30)
+    if process.stdout is not None:
+        process.stdout.close()
+
+
+def credentials() -> dict[str, str]:
+    """Environment of a process that speaks to the KMS server."""
+    return {
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_CONFIG_FILE": os.devnull,
+        "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+    }

@@ -86,10 +86,12 @@ class Record:
         return self.versions[-1].number + 1
 
     def version(self, number: int) -> Version:
-        """Return a version. Raises `KeyNotFound`."""
+        """Return a version. Raises `KeyNotFound`, or `KeyDestroyed` for one that is forgotten."""
         for version in self.versions:
             if version.number == number:
                 return version
+        if 0 < number < self.versions[-1].number:  # some custodies forget what they destroyed
+            raise KeyDestroyed(f"version {number} of {self.key_id} is destroyed")
         raise KeyNotFound(f"the key {self.key_id} has no version {number}")
 
     def info(self, version: Version | None = None) -> KeyInfo:
@@ -135,8 +137,11 @@ class Record:
         if self.algorithm.signs:
             raise WrongKeyUse(f"{self.key_id} does not wrap data keys")
         self.check_enabled()
-        found = next((v for v in self.versions if v.number == number), None)
-        if found is None or found.state is KeyState.pending:
+        try:
+            found = self.version(number)
+        except KeyNotFound as error:
+            raise WrongContext("the wrapped key was not made by this key") from error
+        if found.state is KeyState.pending:
             raise WrongContext("the wrapped key was not made by this key")
         if found.state is KeyState.destroyed:
             raise KeyDestroyed(f"version {number} of {self.key_id} is destroyed")
