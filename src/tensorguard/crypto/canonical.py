@@ -52,7 +52,8 @@ def decode(data: bytes, *, limit: int) -> Any:
     return value
 
 
-_STRINGS_OR_BRACKETS = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]', re.DOTALL)
+# Possessive, and a string may lack its end: no input makes the search start over (quadratic time).
+_STRINGS_OR_BRACKETS = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[\[{]|[\]}]', re.DOTALL)
 
 
 def check_depth(data: bytes, limit: int) -> None:

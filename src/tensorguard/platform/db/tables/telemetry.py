@@ -6,9 +6,17 @@ the intake when the first sample of a day comes, so that old days can be dropped
 
 from __future__ import annotations
 
-from typing import ClassVar
-
-from sqlalchemy import JSON, Double, ForeignKey, Index, LargeBinary, String, Text, UniqueConstraint, text
+from sqlalchemy import (
+    JSON,
+    Double,
+    ForeignKey,
+    Index,
+    LargeBinary,
+    String,
+    Text,
+    UniqueConstraint,
+    text,
+)
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -56,10 +64,7 @@ class SampleRow(Base):
     """One number. No foreign key: it would cost more than the insert itself."""
 
     __tablename__ = "sample"
-    __table_args__: ClassVar[dict[str, object]] = {
-        "postgresql_partition_by": "RANGE (ts)",
-        "sqlite_with_rowid": False,
-    }
+    __table_args__ = ({"postgresql_partition_by": "RANGE (ts)", "sqlite_with_rowid": False},)
 
     series_id: Mapped[BigId] = mapped_column(primary_key=True, autoincrement=False)
     ts: Mapped[BigId] = mapped_column(primary_key=True, autoincrement=False)
