@@ -23,7 +23,7 @@ from sqlalchemy.orm import Session
 from tensorguard.crypto import canonical, dsse
 from tensorguard.crypto.trust import TrustStore
 from tensorguard.errors import MalformedInput, TensorGuardError
-from tensorguard.keys.provider import Algorithm, KeyProvider, Purpose, key_id
+from tensorguard.keys.provider import Algorithm, KeyProvider, KeyState, Purpose, key_id
 from tensorguard.keys.signers import ProviderHybridSigner, ensure
 from tensorguard.platform.audit.chain import (
     BEGIN,
@@ -92,13 +92,13 @@ def request_head(
 
 
 def trust_of(keys: KeyProvider) -> TrustStore:
-    """Return every version of the head key, so that old heads verify after a rotation."""
+    """Return every version of the head key that is known, so that old heads verify after a rotation."""
     ensure(keys, HEAD_KEY, Algorithm.hybrid, Purpose.audit_head)
-    newest = keys.describe(HEAD_KEY).version
     return TrustStore.from_keys(
         {
-            f"{HEAD_KEY}.{version}": keys.public_key(HEAD_KEY, version).hybrid()
-            for version in range(1, newest + 1)
+            f"{HEAD_KEY}.{info.version}": keys.public_key(HEAD_KEY, info.version).hybrid()
+            for info in keys.versions(HEAD_KEY)
+            if info.state is not KeyState.destroyed
         }
     )
 
