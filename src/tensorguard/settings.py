@@ -129,6 +129,9 @@ class Settings:
     key_master: SecretBytes | None = _env(
         "TG_KEY_MASTER", secret_bytes, "32 bytes: master key of the file key provider"
     )
+    key_master_new: SecretBytes | None = _env(
+        "TG_KEY_MASTER_NEW", secret_bytes, "the next master key, during `tensorguard keys rewrap`"
+    )
     key_provider: str | None = _env(
         "TG_KEY_PROVIDER", _text, "file:DIR, pkcs11:…, awskms:REGION/… or vault:URL/…"
     )

@@ -13,7 +13,16 @@ from threading import Event
 import pytest
 from pydantic import SecretBytes
 
-from support.keys import CONTEXT, Clock, credentials, kms_endpoint, prefix, softhsm
+from support.keys import (
+    CONTEXT,
+    Clock,
+    bao,
+    credentials,
+    kms_endpoint,
+    prefix,
+    private_file,
+    softhsm,
+)
 from tensorguard.crypto.hybrid import SignatureInvalid
 from tensorguard.keys import self_test
 from tensorguard.keys.aws_kms import AwsKmsProvider, client
@@ -40,6 +49,7 @@ from tensorguard.keys.provider import (
     WrongKeyUse,
     key_id,
 )
+from tensorguard.keys.vault import open_vault
 
 SIGNING = [Algorithm.ed25519, Algorithm.es256, Algorithm.hybrid]
 NEW = key_id("fresh")
@@ -407,3 +417,13 @@ class TestAwsKmsProvider(KeyProviderContract):
         return AwsKmsProvider(
             client("eu-central-1", kms_endpoint()), prefix(), now=clock, monotonic=clock.monotonic
         )
+
+
+class TestVaultKeyProvider(KeyProviderContract):
+    """An OpenBao server."""
+
+    @pytest.fixture
+    def provider(self, tmp_path: Path, clock: Clock) -> KeyProvider:
+        token = private_file(tmp_path / "token", bao().root)
+        rest = bao().rest(prefix(), token)
+        return open_vault(rest, now=clock, monotonic=clock.monotonic)

