@@ -1,0 +1,218 @@
+"""The native backend: `tensorguard-moai-native`, which can evaluate and nothing else.
+
+Packs, keys and frames are those of every backend; results decrypt with the same client. Linear layers
+are hoisted, products are relinearised once for each sum, and Python's lock is free while it computes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import tensorguard_moai_native as native
+
+from tensorguard.errors import MalformedInput
+from tensorguard.moai import layout, residues
+from tensorguard.moai.backends import uploads
+from tensorguard.moai.graph import Linear, Polynomial
+from tensorguard.moai.pack import VerifiedPack
+from tensorguard.moai.plan import LinearPlan, PolynomialPlan
+from tensorguard.moai.polynomial import Node, schedule
+from tensorguard.moai.spec import ModelSpec
+from tensorguard.wire.frames import Kind, ParametersMismatch, build_frame
+
+
+@dataclass(frozen=True, slots=True)
+class NativeKeys:
+    """Loaded evaluation keys: what a client published, nothing secret."""
+
+    parameters_id: bytes
+    key_id: bytes
+    rotations: tuple[int, ...]
+    keys: native.Keys
+    context: native.Context
+
+
+class NativeBackend:
+    """Prepares packs for the native runtime.
+
+    `threads` work on one request together; `kernels` is "auto", "scalar", "avx2" or "ifma". No choice
+    of either changes a residue.
+    """
+
+    name = "native"
+
+    def __init__(self, *, threads: int = 1, kernels: str = "auto") -> None:
+        self._threads = threads
+        self._kernels = kernels
+
+    def load(self, pack: VerifiedPack) -> NativeModel:
+        """Encode the pack's weights."""
+        return NativeModel(pack.spec, threads=self._threads, kernels=self._kernels)
+
+
+class NativeModel:
+    """One pack with its weights encoded."""
+
+    def __init__(self, spec: ModelSpec, *, threads: int = 1, kernels: str = "auto") -> None:
+        self.spec = spec
+        parameters = spec.parameters
+        self._context = native.Context(
+            parameters.degree,
+            (*parameters.primes, parameters.special),
+            threads=threads,
+            kernels=kernels,
+        )
+        self._layers: list[_Linear | _Polynomial] = []
+        for layer, plan in zip(spec.graph.layers, spec.plan.layers, strict=True):
+            if isinstance(layer, Linear) and isinstance(plan, LinearPlan):
+                self._layers.append(_Linear(self._context, spec, layer, plan))
+            elif isinstance(layer, Polynomial) and isinstance(plan, PolynomialPlan):
+                self._layers.append(_Polynomial(self._context, spec, layer, plan))
+            else:
+                raise MalformedInput(f"plan and graph differ at layer {layer.name}")
+
+    @property
+    def kernels(self) -> str:
+        """Return which kernels run: "scalar", "avx2" or "ifma"."""
+        return self._context.kernels
+
+    def load_keys(self, frame: bytes) -> NativeKeys:
+        """Validate and load a frame of evaluation keys. Raises a 4xx `TensorGuardError`."""
+        blobs = uploads.read_keys(self.spec, frame)
+        keys = native.Keys()
+        try:
+            if blobs.galois is not None:
+                for place, entries in residues.read_keys(blobs.galois):
+                    keys.add_rotation(2 * place + 1, self._key(entries))
+            if blobs.relinearisation is not None:
+                for _, entries in residues.read_keys(blobs.relinearisation):
+                    keys.set_relinearisation(self._key(entries))
+        except ValueError as error:
+            raise MalformedInput("the native runtime refuses these keys") from error
+        parameters_id, rotations = self.spec.parameters.id, self.spec.plan.rotations
+        return NativeKeys(parameters_id, blobs.key_id, rotations, keys, self._context)
+
+    def evaluate(self, keys: NativeKeys, frame: bytes) -> bytes:
+        """Validate a ciphertext frame and return the frame of the result (one prime left)."""
+        parameters = self.spec.parameters
+        expected = (parameters.id, self.spec.plan.rotations)
+        if (keys.parameters_id, keys.rotations) != expected or keys.context is not self._context:
+            raise ParametersMismatch("the evaluation keys are for another model")
+        given = residues.read_ciphertext(uploads.read_input(self.spec, frame, key_id=keys.key_id))
+        try:
+            if given.seed:
+                values = self._context.seeded_ciphertext(given.words[0], given.seed)
+            else:
+                values = self._context.ciphertext(given.words)
+        except ValueError as error:
+            raise MalformedInput("the native runtime refuses this ciphertext") from error
+        for layer in self._layers:
+            values = layer.evaluate(values, keys.keys)
+        blob = residues.write_ciphertext(values.residues(), parameters, scale=parameters.scale)
+        return build_frame(Kind.ciphertext, parameters.id, (blob,), key_id=keys.key_id)
+
+    def _key(self, entries: list[residues.Residues]) -> native.SwitchingKey:
+        if all(entry.seed for entry in entries):
+            seeds = b"".join(entry.seed for entry in entries)
+            return self._context.seeded_key([entry.words[0] for entry in entries], seeds)
+        return self._context.key(np.stack([entry.words for entry in entries]))
+
+
+class _Linear:
+    """A hoisted transform by pre-encoded diagonals with its rescale, then folds, then the bias."""
+
+    def __init__(
+        self, context: native.Context, spec: ModelSpec, layer: Linear, plan: LinearPlan
+    ) -> None:
+        parameters = spec.parameters
+        slots = parameters.slots
+        dropped = float(parameters.primes[plan.level - 1])
+        extended = plan.baby * plan.giant > 1  # products are summed over QP
+        rows = [
+            [
+                context.encode(values, plan.level, dropped, extended) if values.any() else None
+                for values in row
+            ]
+            for row in layout.diagonals(plan, layer.weight, slots=slots)
+        ]
+        baby = [parameters.galois_element(step) for step in range(plan.baby)]
+        giant = [parameters.galois_element(step * plan.baby) for step in range(plan.giant)]
+        self._transform = context.transform(plan.level, baby, giant, rows)
+        self._folds = [parameters.galois_element(step) for step in plan.folds]
+        bias = layout.tiled(layer.bias, period=plan.period_out, slots=slots)
+        self._bias = context.encode(bias, plan.level - 1, parameters.scale)
+
+    def evaluate(self, x: native.Ciphertext, keys: native.Keys) -> native.Ciphertext:
+        total = native.fold(self._transform.apply(x, keys), self._folds, keys)
+        return native.add_plain(total, self._bias)
+
+
+class _Polynomial:
+    """Interprets a schedule whose coefficients are encoded slot by slot.
+
+    The runtime knows no scales: those of the schedule went into the encoded coefficients.
+    """
+
+    def __init__(
+        self, context: native.Context, spec: ModelSpec, layer: Polynomial, plan: PolynomialPlan
+    ) -> None:
+        self._context = context
+        self._slots = spec.parameters.slots
+        self._period = plan.period
+        self._columns = layer.coefficients.T
+        used = [bool(column.any()) for column in self._columns]
+        scale = spec.parameters.scale
+        steps = schedule(used, parameters=spec.parameters, level=plan.level, scale=scale)
+        self._squarings = len(steps.powers) - 1
+        self._root = steps.root
+        self._terms: dict[tuple[int, int, int], native.Plaintext] = {}
+        self._encode(steps.root)
+
+    def evaluate(self, x: native.Ciphertext, keys: native.Keys) -> native.Ciphertext:
+        powers = [x]
+        for _ in range(self._squarings):
+            square = native.multiply(powers[-1], powers[-1])
+            powers.append(native.relinearise_rescale(square, keys))
+        return self._evaluate(self._root, powers, keys)
+
+    def _encode(self, node: Node) -> None:
+        for term in node.terms:
+            self._terms[node.first, node.level, term.power] = self._coefficient(
+                node.first + term.power, level=node.level + 1, scale=term.scale
+            )
+        if node.constant:
+            self._terms[node.first, node.level, 0] = self._coefficient(
+                node.first, level=node.level, scale=node.scale
+            )
+        for quotient, _ in node.products:
+            self._encode(quotient)
+
+    def _coefficient(self, index: int, *, level: int, scale: float) -> native.Plaintext:
+        values = layout.tiled(self._columns[index], period=self._period, slots=self._slots)
+        return self._context.encode(values, level, scale)
+
+    def _evaluate(
+        self, node: Node, powers: list[native.Ciphertext], keys: native.Keys
+    ) -> native.Ciphertext:
+        level = node.level + 1
+        parts = []
+        for quotient, power in node.products:
+            left = self._evaluate(quotient, powers, keys)
+            parts.append(native.multiply(left, _power(powers, power, level=level)))
+        for term in node.terms:
+            base = _power(powers, term.power, level=level)
+            plaintext = self._terms[node.first, node.level, term.power]
+            parts.append(native.multiply_plain(base, plaintext))
+        total = parts[0]
+        for part in parts[1:]:
+            total = native.add(total, part)
+        total = native.relinearise_rescale(total, keys) if node.products else native.rescale(total)
+        if node.constant:
+            total = native.add_plain(total, self._terms[node.first, node.level, 0])
+        return total
+
+
+def _power(powers: list[native.Ciphertext], power: int, *, level: int) -> native.Ciphertext:
+    value = powers[power.bit_length() - 1]
+    return value if value.level == level else native.drop(value, level)
