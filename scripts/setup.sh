@@ -19,6 +19,7 @@ need python3-venv python3 -c 'import ensurepip, venv'
 if [ "$kind" = dev ]; then
   need git command -v git
   need postgresql has_postgresql
+  need softhsm2 command -v softhsm2-util
 fi
 if [ ${#missing[@]} -gt 0 ]; then
   if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
