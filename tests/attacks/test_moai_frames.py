@@ -46,7 +46,9 @@ def test_500_mutations_of_a_frame_never_raise_anything_but_4xx(tiny, kind, compr
     parse = ciphertext if kind is Kind.ciphertext else galois
     good = tiny.client.encrypt(tiny.inputs[0]) if kind is Kind.ciphertext else tiny.key_frame
     if not compressed:
-        good = build_frame(kind, tiny.client.parameters.id, parse(tiny, good))
+        good = build_frame(
+            kind, tiny.client.parameters.id, parse(tiny, good), key_id=tiny.client.key_id
+        )
     parse(tiny, good)
     outcomes = [outcome(parse, tiny, bad) for bad in mutations(good, count=500, seed=int(kind))]
     refusals = [error for error in outcomes if error]
@@ -60,6 +62,7 @@ def test_mutated_frames_that_pass_are_evaluated_without_harm(tiny):
         Kind.ciphertext,
         tiny.client.parameters.id,
         ciphertext(tiny, tiny.client.encrypt(tiny.inputs[0])),
+        key_id=tiny.client.key_id,
     )
     evaluated = 0
     for bad in mutations(good, count=60, seed=3):

@@ -149,6 +149,7 @@ def test_the_simulator_is_admitted_in_research_only(sound: dict[str, str]) -> No
         secrets.token_bytes(31),
         secrets.token_bytes(12) * 3,
     ],
+    ids=["empty", "zeros", "pair", "count", "steps", "default", "text", "short", "repeated"],
 )
 @pytest.mark.invariant("TG-I03")
 def test_weak_secrets_are_named(secret: bytes) -> None:

@@ -7,6 +7,7 @@ Decrypted values must not be sent back to the evaluator (IND-CPA-D, Li and Micci
 
 from __future__ import annotations
 
+import secrets
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +21,7 @@ from tensorguard.moai import layout, strict
 from tensorguard.moai.graph import check_scalings, finish
 from tensorguard.moai.parameters import CkksParameters
 from tensorguard.moai.seal import Seal, dump
-from tensorguard.wire.frames import Kind, build_frame, parse_frame
+from tensorguard.wire.frames import KEY_ID_SIZE, Kind, build_frame, parse_frame
 from tensorguard.wire.models import ModelView
 
 Floats = npt.NDArray[np.float64]
@@ -47,7 +48,9 @@ class InputOutOfRange(InputError):
 class ClientKeys:
     """A client's secret key for one set of parameters, and what can be done with it."""
 
-    def __init__(self, view: ModelView, secret: Any | None = None) -> None:
+    def __init__(
+        self, view: ModelView, secret: Any | None = None, *, key_id: bytes | None = None
+    ) -> None:
         self.view = view
         self.parameters = check_view(view)
         self._seal = Seal(self.parameters)
@@ -57,6 +60,7 @@ class ClientKeys:
         else:
             self._generator = sealapi.KeyGenerator(context, secret)
         self._secret = self._generator.secret_key()
+        self.key_id = key_id or secrets.token_bytes(KEY_ID_SIZE)
         self._encryptor = sealapi.Encryptor(context, self._secret)
         self._decryptor = sealapi.Decryptor(context, self._secret)
 
@@ -78,7 +82,7 @@ class ClientKeys:
             items.append(dump(self._generator.create_relin_keys()))
         if not items:
             raise ViewUntrustworthy("the model needs no evaluation keys, so it computes nothing")
-        return build_frame(Kind.evaluation_keys, self.parameters.id, items)
+        return build_frame(Kind.evaluation_keys, self.parameters.id, items, key_id=self.key_id)
 
     def encrypt(
         self, x: npt.ArrayLike, *, out_of_range: Literal["refuse", "clip"] = "refuse"
@@ -107,7 +111,9 @@ class ClientKeys:
             scale=self.parameters.scale,
         )
         ciphertext = self._encryptor.encrypt_symmetric(plaintext)
-        return build_frame(Kind.ciphertext, self.parameters.id, (dump(ciphertext),))
+        return build_frame(
+            Kind.ciphertext, self.parameters.id, (dump(ciphertext),), key_id=self.key_id
+        )
 
     def decrypt(self, frame: bytes) -> Floats:
         """Return the outputs (outputs,) of a result frame, rescaled and after the activation.
@@ -117,7 +123,7 @@ class ClientKeys:
         limit = 2 * self.parameters.degree * 8 + _SLACK
         parsed = parse_frame(
             frame, kind=Kind.ciphertext, parameters_id=self.parameters.id, limit=limit
-        )
+        ).of_key(self.key_id)
         if len(parsed.items) != 1:
             raise MalformedInput("a ciphertext frame has one item")
         blob = strict.parse_ciphertext(
@@ -131,9 +137,9 @@ class ClientKeys:
 
     def save(self, path: Path) -> None:
         """Write the secret key to `path`, mode 0600, whole or not at all."""
-        write_atomic(
-            path, build_frame(Kind.client_secret_keys, self.parameters.id, (dump(self._secret),))
-        )
+        items = (dump(self._secret),)
+        kind = Kind.client_secret_keys
+        write_atomic(path, build_frame(kind, self.parameters.id, items, key_id=self.key_id))
 
     @classmethod
     def load(cls, path: Path, view: ModelView) -> ClientKeys:
@@ -144,7 +150,8 @@ class ClientKeys:
         parsed = parse_frame(
             data, kind=Kind.client_secret_keys, parameters_id=parameters.id, limit=limit
         )
-        return cls(view, Seal(parameters).load(sealapi.SecretKey, parsed.items[0]))
+        secret = Seal(parameters).load(sealapi.SecretKey, parsed.items[0])
+        return cls(view, secret, key_id=parsed.key_id)
 
     def _lay_out(self, standardised: Floats) -> Floats:
         packing = self.view.packing

@@ -1,6 +1,6 @@
 """One header in front of everything encrypted; a secret key is never read as anything else.
 
-A frame is a 52-byte little-endian header, then `count` items, each an unsigned 64-bit length and
+A frame is a 68-byte little-endian header, then `count` items, each an unsigned 64-bit length and
 that many bytes of SEAL's own serialisation:
 
     offset  size  field
@@ -9,8 +9,12 @@ that many bytes of SEAL's own serialisation:
          5     1  kind: 1 ciphertext, 2 evaluation keys, 3 client secret keys
          6     2  flags, 0
          8    32  parameter id: SHA-256 of the canonical CKKS parameters
-        40     4  count of items, 1 to 4
-        44     8  payload length: everything after the header
+        40    16  key id: random, made with the secret key, the same on all that belongs to it
+        56     4  count of items, 1 to 4
+        60     8  payload length: everything after the header
+
+The key id lets a server refuse a ciphertext of another secret, which would decrypt to noise without
+any error. It names a key and proves nothing: whoever lies about it harms their own answer only.
 
 Specified in docs/formats/ciphertext-frames.md. Only `struct` and `hashlib` are needed here.
 """
@@ -30,9 +34,10 @@ MAGIC = b"TGHE"
 VERSION = 1
 MAX_ITEMS = 4  # evaluation keys have two; more is nothing we make
 PARAMETERS_ID_SIZE = 32
+KEY_ID_SIZE = 16
 MEDIA_TYPE = "application/octet-stream"
 
-_HEADER = struct.Struct("<4sBBH32sIQ")
+_HEADER = struct.Struct("<4sBBH32s16sIQ")
 _LENGTH = struct.Struct("<Q")
 HEADER_SIZE = _HEADER.size
 
@@ -65,21 +70,39 @@ class ParametersMismatch(VerificationError):
     remedy = "Fetch the model's current view and encrypt again with keys made for it."
 
 
+class WrongKey(VerificationError):
+    """Ciphertext and keys belong to different secret keys."""
+
+    code = "wrong_key"
+    remedy = "Encrypt with the secret key whose evaluation keys the request names."
+
+
 @dataclass(frozen=True, slots=True)
 class Frame:
     """A parsed frame: its items are still unparsed SEAL bytes."""
 
     kind: Kind
     parameters_id: bytes
+    key_id: bytes
     items: tuple[bytes, ...]
 
+    def of_key(self, key_id: bytes) -> Frame:
+        """Return this frame if it belongs to the secret key `key_id`. Raises `WrongKey`."""
+        if not hmac.compare_digest(self.key_id, key_id):
+            raise WrongKey("the frame belongs to another secret key")
+        return self
 
-def build_frame(kind: Kind, parameters_id: bytes, items: Sequence[bytes]) -> bytes:
+
+def build_frame(
+    kind: Kind, parameters_id: bytes, items: Sequence[bytes], *, key_id: bytes
+) -> bytes:
     """Return the frame around `items`."""
-    if len(parameters_id) != PARAMETERS_ID_SIZE or not 1 <= len(items) <= MAX_ITEMS:
-        raise MalformedInput(f"a frame has a 32-byte parameter id and 1 to {MAX_ITEMS} items")
+    if len(parameters_id) != PARAMETERS_ID_SIZE or len(key_id) != KEY_ID_SIZE:
+        raise MalformedInput("a frame has a parameter id of 32 bytes and a key id of 16")
+    if not 1 <= len(items) <= MAX_ITEMS:
+        raise MalformedInput(f"a frame has 1 to {MAX_ITEMS} items")
     payload = b"".join(part for item in items for part in (_LENGTH.pack(len(item)), item))
-    header = _HEADER.pack(MAGIC, VERSION, kind, 0, parameters_id, len(items), len(payload))
+    header = _HEADER.pack(MAGIC, VERSION, kind, 0, parameters_id, key_id, len(items), len(payload))
     return header + payload
 
 
@@ -94,7 +117,7 @@ def parse_frame(data: bytes, *, kind: Kind, parameters_id: bytes | None, limit: 
     _refuse_foreign_secrets(data)
     if len(data) < HEADER_SIZE:
         raise MalformedInput(f"a frame has at least {HEADER_SIZE} bytes, {len(data)} came")
-    magic, version, number, flags, identity, count, length = _HEADER.unpack_from(data)
+    magic, version, number, flags, identity, key, count, length = _HEADER.unpack_from(data)
     if magic != MAGIC or version != VERSION or flags != 0:
         raise MalformedInput("this is not a version 1 frame")
     if number == Kind.client_secret_keys and kind is not Kind.client_secret_keys:
@@ -105,7 +128,7 @@ def parse_frame(data: bytes, *, kind: Kind, parameters_id: bytes | None, limit: 
         raise MalformedInput(f"the header promises {length} bytes after it")
     if parameters_id is not None and not hmac.compare_digest(identity, parameters_id):
         raise ParametersMismatch("the frame was made for other CKKS parameters")
-    return Frame(kind, identity, _items(data, count))
+    return Frame(kind, identity, key, _items(data, count))
 
 
 def frame_digest(data: bytes) -> str:

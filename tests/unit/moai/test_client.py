@@ -12,7 +12,7 @@ from tensorguard.crypto.files import UnsafeFile
 from tensorguard.errors import MalformedInput, TensorGuardError
 from tensorguard.moai.client import ClientKeys, InputOutOfRange, ViewUntrustworthy
 from tensorguard.moai.parameters import InsecureParameters, ntt_primes
-from tensorguard.wire.frames import ParametersMismatch
+from tensorguard.wire.frames import ParametersMismatch, WrongKey
 from tensorguard.wire.models import MAX_VIEW_BYTES, ModelView
 
 SECRET_NAMES = {"KeyGenerator", "Encryptor", "Decryptor", "SecretKey"}
@@ -91,10 +91,19 @@ def test_the_same_input_never_gives_the_same_ciphertext(tiny):
     assert tiny.client.encrypt([0.1, 0.2]) != tiny.client.encrypt([0.1, 0.2])
 
 
-def test_another_clients_result_decrypts_to_nothing(tiny):
+def test_another_clients_result_is_refused_and_decrypts_to_nothing(tiny):
     other = ClientKeys.generate(tiny.client.view)
     frame = tiny.model.evaluate(tiny.keys, tiny.client.encrypt(tiny.inputs[0]))
+    with pytest.raises(WrongKey):
+        other.decrypt(frame)
+    other.key_id = tiny.client.key_id  # as a forger would write it
     assert np.abs(other.decrypt(frame) - tiny.client.decrypt(frame)).max() > 1
+
+
+def test_an_input_under_another_secret_key_is_refused(tiny):
+    other = ClientKeys.generate(tiny.client.view)
+    with pytest.raises(WrongKey):
+        tiny.model.evaluate(tiny.keys, other.encrypt(tiny.inputs[0]))
 
 
 def test_results_are_parsed_strictly(tiny):

@@ -40,7 +40,8 @@ def open_store(tmp_path: Path, clock: Clock) -> Callable[..., KeyStore]:
 
 def frame(number: int, size: int = 1000) -> tuple[str, bytes]:
     """Return a frame of about `size` bytes, with its digest."""
-    data = build_frame(Kind.evaluation_keys, IDENTITY, [number.to_bytes(4, "big") * (size // 4)])
+    items = [number.to_bytes(4, "big") * (size // 4)]
+    data = build_frame(Kind.evaluation_keys, IDENTITY, items, key_id=bytes(16))
     return frame_digest(data), data
 
 

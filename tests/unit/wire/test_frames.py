@@ -1,4 +1,5 @@
 import struct
+from collections.abc import Sequence
 
 import pytest
 import tenseal
@@ -11,13 +12,19 @@ from tensorguard.wire.frames import (
     Kind,
     ParametersMismatch,
     SecretKeyInUpload,
+    WrongKey,
     build_frame,
     frame_digest,
     parse_frame,
 )
 
 ID = bytes(range(32))
+KEY = bytes(range(100, 116))
 LIMIT = 1 << 20
+
+
+def framed(kind: Kind, parameters_id: bytes, items: Sequence[bytes]) -> bytes:
+    return build_frame(kind, parameters_id, items, key_id=KEY)
 
 
 def parse(data, *, kind=Kind.ciphertext, parameters_id=ID, limit=LIMIT):
@@ -25,11 +32,12 @@ def parse(data, *, kind=Kind.ciphertext, parameters_id=ID, limit=LIMIT):
 
 
 def test_a_frame_is_what_the_document_says():
-    frame = build_frame(Kind.evaluation_keys, ID, (b"abc", b""))
-    assert HEADER_SIZE == 52
+    frame = framed(Kind.evaluation_keys, ID, (b"abc", b""))
+    assert HEADER_SIZE == 68
     assert frame == (
         b"TGHE\x01\x02\x00\x00"
         + ID
+        + KEY
         + struct.pack("<IQ", 2, 19)
         + struct.pack("<Q", 3)
         + b"abc"
@@ -41,8 +49,15 @@ def test_a_frame_is_what_the_document_says():
     assert len(frame_digest(frame)) == 64
 
 
+def test_frames_of_another_secret_key_are_refused():
+    frame = parse(framed(Kind.ciphertext, ID, (b"abc",)))
+    assert frame.of_key(KEY) is frame
+    with pytest.raises(WrongKey):
+        frame.of_key(bytes(16))
+
+
 def test_frames_are_refused_over_the_limit_before_anything_else():
-    frame = build_frame(Kind.ciphertext, ID, (b"abc",))
+    frame = framed(Kind.ciphertext, ID, (b"abc",))
     parse(frame, limit=len(frame))
     with pytest.raises(TooLarge):
         parse(frame, limit=len(frame) - 1)
@@ -50,40 +65,40 @@ def test_frames_are_refused_over_the_limit_before_anything_else():
 
 @pytest.mark.parametrize("cut", range(0, 64, 3))
 def test_truncated_frames_are_refused(cut):
-    frame = build_frame(Kind.ciphertext, ID, (b"abc",))
+    frame = framed(Kind.ciphertext, ID, (b"abc",))
     with pytest.raises(MalformedInput):
         parse(frame[: min(cut, len(frame) - 1)])
 
 
 @pytest.mark.parametrize(
     ("offset", "value"),
-    [(0, b"X"), (4, b"\x02"), (5, b"\x00"), (5, b"\x04"), (6, b"\x01"), (40, b"\x00"), (40, b"\x02"),
-     (40, b"\xff\xff\xff\xff"), (44, b"\xff" * 8), (52, b"\xff" * 8), (52, b"\x02")],
+    [(0, b"X"), (4, b"\x02"), (5, b"\x00"), (5, b"\x04"), (6, b"\x01"), (56, b"\x00"), (56, b"\x02"),
+     (56, b"\xff\xff\xff\xff"), (60, b"\xff" * 8), (68, b"\xff" * 8), (68, b"\x02")],
 )  # fmt: skip
 def test_a_wrong_field_is_refused(offset, value):
-    frame = bytearray(build_frame(Kind.ciphertext, ID, (b"abc",)))
+    frame = bytearray(framed(Kind.ciphertext, ID, (b"abc",)))
     frame[offset : offset + len(value)] = value
     with pytest.raises(MalformedInput):
         parse(bytes(frame))
 
 
 def test_other_parameters_and_other_kinds_are_refused():
-    frame = build_frame(Kind.ciphertext, ID, (b"abc",))
+    frame = framed(Kind.ciphertext, ID, (b"abc",))
     with pytest.raises(ParametersMismatch):
         parse(frame, parameters_id=bytes(32))
     with pytest.raises(MalformedInput):
         parse(frame, kind=Kind.evaluation_keys)
     for items in ((), (b"",) * 5):
         with pytest.raises(MalformedInput):
-            build_frame(Kind.ciphertext, ID, items)
+            framed(Kind.ciphertext, ID, items)
     with pytest.raises(MalformedInput):
-        build_frame(Kind.ciphertext, ID[:-1], (b"",))
+        framed(Kind.ciphertext, ID[:-1], (b"",))
 
 
 @pytest.mark.parametrize("kind", [Kind.ciphertext, Kind.evaluation_keys])
 def test_a_frame_with_the_clients_secret_key_is_named(kind):
     with pytest.raises(SecretKeyInUpload) as refused:
-        parse(build_frame(Kind.client_secret_keys, ID, (b"abc",)), kind=kind)
+        parse(framed(Kind.client_secret_keys, ID, (b"abc",)), kind=kind)
     assert refused.value.status == 422
     assert "new one" in refused.value.remedy
 
@@ -116,9 +131,9 @@ def test_a_bare_seal_secret_key_is_named(tmp_path):
             tiny.model.load_keys(upload)
         identity = tiny.client.parameters.id
         with pytest.raises(SecretKeyInUpload):  # dressed up as evaluation keys
-            tiny.model.load_keys(build_frame(Kind.evaluation_keys, identity, (upload,)))
+            tiny.model.load_keys(framed(Kind.evaluation_keys, identity, (upload,)))
         good = parse(tiny.key_frame, kind=Kind.evaluation_keys, parameters_id=None).items
         with pytest.raises(SecretKeyInUpload):  # hidden behind good ones
-            tiny.model.load_keys(build_frame(Kind.evaluation_keys, identity, (*good, upload)))
+            tiny.model.load_keys(framed(Kind.evaluation_keys, identity, (*good, upload)))
         with pytest.raises(SecretKeyInUpload):  # dressed up as a ciphertext
-            tiny.model.evaluate(tiny.keys, build_frame(Kind.ciphertext, identity, (upload,)))
+            tiny.model.evaluate(tiny.keys, framed(Kind.ciphertext, identity, (upload,)))

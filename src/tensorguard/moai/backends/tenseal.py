@@ -15,17 +15,17 @@ import numpy.typing as npt
 from tenseal import sealapi
 
 from tensorguard.errors import MalformedInput
-from tensorguard.moai import layout, strict
+from tensorguard.moai import layout
+from tensorguard.moai.backends import uploads
 from tensorguard.moai.graph import Linear, Polynomial
 from tensorguard.moai.pack import VerifiedPack
 from tensorguard.moai.plan import LinearPlan, PolynomialPlan
 from tensorguard.moai.polynomial import Node, Schedule, schedule
 from tensorguard.moai.seal import Seal, dump
 from tensorguard.moai.spec import ModelSpec
-from tensorguard.wire.frames import HEADER_SIZE, Kind, ParametersMismatch, build_frame, parse_frame
+from tensorguard.wire.frames import Kind, ParametersMismatch, build_frame
 
 Floats = npt.NDArray[np.float64]
-_SLACK = 4096  # headers of a frame and of SEAL, and zstd's own overhead on random data
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +33,7 @@ class SealKeys:
     """Loaded evaluation keys: what a client published, nothing secret."""
 
     parameters_id: bytes
+    key_id: bytes
     rotations: tuple[int, ...]
     galois: Any
     relinearisation: Any
@@ -65,47 +66,25 @@ class TenSealModel:
 
     def load_keys(self, frame: bytes) -> SealKeys:
         """Validate and load a frame of evaluation keys. Raises a 4xx `TensorGuardError`."""
-        parameters, plan = self.spec.parameters, self.spec.plan
-        entry = (parameters.levels + 1) * parameters.degree * 8 + _SLACK
-        lists = len(plan.rotations) + 1
-        limit = lists * parameters.levels * entry + parameters.degree * 8 + _SLACK
-        strict.refuse_secret_key(frame)
-        parsed = parse_frame(
-            frame, kind=Kind.evaluation_keys, parameters_id=parameters.id, limit=limit
-        )
-        for item in parsed.items:
-            strict.refuse_secret_key(item)
-        if len(parsed.items) != self.spec.key_items:
-            raise MalformedInput(f"{self.spec.key_items} key objects were expected")
-        items = list(parsed.items)
+        blobs = uploads.read_keys(self.spec, frame)
         galois = relinearisation = None
-        if plan.rotations:
-            blob = strict.parse_galois_keys(
-                items.pop(0), parameters, elements=self.spec.galois_elements
-            )
-            galois = self._seal.load(sealapi.GaloisKeys, blob)
-        if plan.relinearisation:
-            blob = strict.parse_relinearisation_keys(items.pop(0), parameters)
-            relinearisation = self._seal.load(sealapi.RelinKeys, blob)
-        return SealKeys(parameters.id, plan.rotations, galois, relinearisation)
+        if blobs.galois is not None:
+            galois = self._seal.load(sealapi.GaloisKeys, blobs.galois)
+        if blobs.relinearisation is not None:
+            relinearisation = self._seal.load(sealapi.RelinKeys, blobs.relinearisation)
+        parameters_id, rotations = self.spec.parameters.id, self.spec.plan.rotations
+        return SealKeys(parameters_id, blobs.key_id, rotations, galois, relinearisation)
 
     def evaluate(self, keys: SealKeys, frame: bytes) -> bytes:
         """Validate a ciphertext frame and return the frame of the result (one prime left)."""
         parameters = self.spec.parameters
         if (keys.parameters_id, keys.rotations) != (parameters.id, self.spec.plan.rotations):
             raise ParametersMismatch("the evaluation keys are for another model")
-        limit = HEADER_SIZE + 2 * parameters.levels * parameters.degree * 8 + _SLACK
-        strict.refuse_secret_key(frame)
-        parsed = parse_frame(frame, kind=Kind.ciphertext, parameters_id=parameters.id, limit=limit)
-        if len(parsed.items) != 1:
-            raise MalformedInput("a ciphertext frame has one item")
-        blob = strict.parse_ciphertext(
-            parsed.items[0], parameters, level=parameters.levels, scale=parameters.scale
-        )
+        blob = uploads.read_input(self.spec, frame, key_id=keys.key_id)
         values = self._seal.load(sealapi.Ciphertext, blob)
         for layer in self._layers:
             values = layer.evaluate(values, keys)
-        return build_frame(Kind.ciphertext, parameters.id, (dump(values),))
+        return build_frame(Kind.ciphertext, parameters.id, (dump(values),), key_id=keys.key_id)
 
 
 class _Linear:
