@@ -42,6 +42,7 @@ def port_for(preferred: int) -> int:
     """Return `preferred` if nothing listens there, else a free loopback port."""
     for port in (preferred, 0):
         with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the servers do
             try:
                 probe.bind(("127.0.0.1", port))
             except OSError:

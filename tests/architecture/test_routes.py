@@ -23,7 +23,7 @@ KNOWN = {
     },
     "serving": {
         ("GET", "/v1/models"),
-        ("PUT", "/v1/evaluation-keys/{digest}"),
+        ("PUT", "/v1/evaluation-keys/{sha256}"),
         ("POST", "/v1/models/{name}/infer"),
     },
 }

@@ -75,6 +75,7 @@ def test_an_assertion_used_twice_is_refused(platform):
     assert "used before" in body["detail"]
 
 
+@pytest.mark.invariant("TG-I12")
 def test_an_assertion_sent_ten_times_at_once_gets_one_token(platform):
     device = Fleet(platform).enrol()
     signed = assertion(platform, device)

@@ -128,6 +128,7 @@ def test_an_honest_trail_verifies(trail: Trail) -> None:
 
 
 @pytest.mark.parametrize("column", EDITS)
+@pytest.mark.invariant("TG-I11")
 def test_an_edited_field_is_found(trail: Trail, column: str) -> None:
     value = "TIMESTAMP" if column == "time" and trail.engine.dialect.name == "postgresql" else ""
     edit = f"{value} '{EDITS[column]}'" if value else f"'{EDITS[column]}'"
@@ -153,6 +154,7 @@ def test_a_deleted_event_is_found(trail: Trail, seq: int) -> None:
             check()
 
 
+@pytest.mark.invariant("TG-I11")
 def test_a_deleted_tail_is_found_against_the_last_signed_head(trail: Trail) -> None:
     cut_tail(trail, 10)
     for check in (trail.verify, lambda: trail.verify_export(trail.export())):

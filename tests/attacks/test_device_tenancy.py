@@ -6,6 +6,7 @@ from support.devices import Fleet
 from tensorguard.platform.principal import Role
 
 
+@pytest.mark.invariant("TG-I08")
 def test_another_tenants_things_are_not_found(platform):
     ours = Fleet(platform, "acme")
     device = ours.enrol()

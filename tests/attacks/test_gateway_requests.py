@@ -161,6 +161,7 @@ def test_a_transparent_ciphertext_is_refused(caller: Caller) -> None:
     caller.works()
 
 
+@pytest.mark.invariant("TG-I17")
 def test_a_ciphertext_of_another_secret_key_is_refused(caller: Caller) -> None:
     stranger = ClientKeys.generate(caller.view)
     refused(caller.infer(stranger.encrypt(sample(1))), 422, "wrong_key")
@@ -221,6 +222,7 @@ SECRETS: dict[str, Callable[[Caller], bytes]] = {
 
 
 @pytest.mark.parametrize("kind", SECRETS)
+@pytest.mark.invariant("TG-I14")
 def test_an_upload_with_a_secret_key_is_refused_and_not_kept(caller: Caller, kind: str) -> None:
     data = SECRETS[kind](caller)
     refused(caller.upload(data), 422, "secret_key_in_upload")
@@ -332,6 +334,7 @@ def test_unknown_evaluation_keys_are_not_found(caller: Caller) -> None:
     refused(bare, 400, "malformed")
 
 
+@pytest.mark.invariant("TG-I08")
 def test_evaluation_keys_of_another_tenant_are_not_found(caller: Caller, shared: Shared) -> None:
     with shared.gateway.client(shared.grant(tenant="tenant-b")) as stranger:
         url = f"/v1/evaluation-keys/{caller.digest}"

@@ -6,6 +6,7 @@ from support.devices import Fleet, access_token, ask, assertion, bearer, events
 from tensorguard.platform.principal import Role
 
 
+@pytest.mark.invariant("TG-I13")
 def test_a_revoked_device_gets_no_new_token(platform):
     fleet = Fleet(platform)
     device = fleet.enrol()
@@ -17,6 +18,7 @@ def test_a_revoked_device_gets_no_new_token(platform):
         assert response.json()["error"] == "invalid_client"
 
 
+@pytest.mark.invariant("TG-I13")
 def test_the_last_token_of_a_revoked_device_ends_within_ten_minutes(platform):
     fleet = Fleet(platform)
     device = fleet.enrol()

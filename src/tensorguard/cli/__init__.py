@@ -25,7 +25,7 @@ AREAS: Final[Mapping[str, str]] = MappingProxyType(
         "platform": "Run the platform.",
         "serving": "Run the MOAI gateway.",
         "db": "Migrate the platform's database.",
-        "user": "Make and ban people.",
+        "user": "Create, list and disable people.",
         "keys": "Make and show keys; export public ones.",
         "audit": "Verify and export audit trails.",
         "device": "Enrol this machine and speak for it.",

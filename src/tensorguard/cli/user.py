@@ -18,7 +18,7 @@ from tensorguard.platform import administration
 from tensorguard.platform.administration import Account
 from tensorguard.platform.principal import Role
 
-app = typer.Typer(help="Make and ban people.", no_args_is_help=True)
+app = typer.Typer(help="Create, list and disable people.", no_args_is_help=True)
 
 MAX_PASSWORD_FILE = 4096  # bytes
 GENERATED_BYTES = 18  # 144 random bits

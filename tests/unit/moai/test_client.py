@@ -24,6 +24,7 @@ def tiny():
     return moai.tiny()
 
 
+@pytest.mark.invariant("TG-I18")
 def test_only_the_client_module_can_name_a_secret_key():
     root = Path(tensorguard.__file__).parent
     seen = {}

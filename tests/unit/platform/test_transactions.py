@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from sqlalchemy import event
 from sqlalchemy.orm import Session
 
@@ -11,6 +12,7 @@ from tensorguard.platform.principal import Role
 NEW = {"username": "grace", "password": PASSWORD, "role": "viewer"}
 
 
+@pytest.mark.invariant("TG-I09")
 def test_a_commit_that_fails_is_never_answered_with_success(platform: Platform) -> None:
     admin = platform.caller(Role.admin)
 

@@ -108,6 +108,7 @@ BAD: dict[str, Callable[[Site], bytes]] = {
 
 
 @pytest.mark.parametrize("kind", BAD)
+@pytest.mark.invariant("TG-I16")
 def test_a_bad_pack_is_refused_once_and_the_others_keep_working(bench: Bench, kind: str) -> None:
     good = bench.site.add("good", network(1))
     (bench.site.packs / "bad.moai").write_bytes(BAD[kind](bench.site))

@@ -137,6 +137,7 @@ def test_refused_input_is_relayed_and_the_worker_goes_on(started: Any) -> None:
 
 
 @pytest.mark.parametrize("what", [b"crash", b"bug"])
+@pytest.mark.invariant("TG-I15")
 def test_a_worker_that_dies_takes_one_request_with_it(started: Any, what: bytes) -> None:
     async def work() -> None:
         async with started() as bench:

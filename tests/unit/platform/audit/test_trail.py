@@ -85,6 +85,7 @@ def test_only_who_may_reads_and_signs(sqlite_platform: Platform, role: Role) -> 
         assert answer.status_code == 403
 
 
+@pytest.mark.invariant("TG-I08")
 def test_another_tenants_events_are_not_there(platform: Platform) -> None:
     for _ in range(3):
         platform.caller(Role.viewer, "globex")

@@ -143,6 +143,7 @@ def test_who_may_not_write_packs_registers_none(registry, role):
     assert upload(registry, registry.caller(role), pack_bytes()).status_code == 403
 
 
+@pytest.mark.invariant("TG-I08")
 def test_another_tenants_pack_is_not_found(registry, engineer):
     pack_id = upload(registry, engineer, pack_bytes()).json()["pack_id"]
     rival = registry.caller(Role.admin, "rival")

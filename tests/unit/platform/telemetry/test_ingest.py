@@ -65,6 +65,7 @@ def test_a_bad_key_is_refused(sqlite_platform: Platform, key: str) -> None:
 
 
 @pytest.mark.parametrize("same", [True, False], ids=["one batch", "overlapping batches"])
+@pytest.mark.invariant("TG-I10")
 def test_ten_at_once_are_stored_once(platform: Platform, same: bool) -> None:
     headers, now = device(platform), at(platform.clock())
 
@@ -195,6 +196,7 @@ def test_what_a_device_writes_bears_its_name(platform: Platform) -> None:
     assert labels == {"device": "arm-9"}
 
 
+@pytest.mark.invariant("TG-I09")
 def test_a_failed_commit_is_not_acknowledged_and_a_retry_stores_all(platform: Platform) -> None:
     headers, body = device(platform), {"samples": samples(at(platform.clock()))}
     engine = platform.state.engine

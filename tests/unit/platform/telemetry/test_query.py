@@ -113,6 +113,7 @@ def test_one_series_by_its_id(platform: Platform, reader: dict) -> None:
     assert result["series"][0]["points"][0][1] == 5
 
 
+@pytest.mark.invariant("TG-I08")
 def test_another_tenant_sees_nothing(platform: Platform, reader: dict) -> None:
     series_id = get(platform, reader, "series")["items"][0]["id"]
     other = platform.caller(Role.admin, tenant="globex")
