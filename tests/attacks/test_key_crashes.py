@@ -50,27 +50,29 @@ def test_kill_at_200_random_points_of_create_rotate_and_rewrap(tmp_path: Path) -
         text=True,
         bufsize=1,
     )
-    interrupted, epochs = 0, set()
+    interrupted, finished, longest = 0, 0, LONGEST
     with process:
         for folder in (tmp_path / str(i) for i in range(KILLS // PER_FOLDER)):
             masters = [secrets.token_bytes(32) for _ in range(2)]
             words = [master.hex() for master in masters]
             acknowledged: dict[str, int] = {}
             for _ in range(PER_FOLDER):
-                delay = chance.randrange(LONGEST)
-                print(folder, *words, delay, file=process.stdin)
+                before = sum(acknowledged.values())
+                print(folder, *words, chance.randrange(longest), file=process.stdin)
                 for said in filter(None, process.stdout.readline().strip().split(";")):
                     key, version = said.split()[:2]
                     assert key != "FAILED", said
                     acknowledged[key] = int(version)
+                if sum(acknowledged.values()) == before:
+                    longest += LONGEST // 20  # a busy machine needs more time for the same points
                 if not folder.exists():
                     continue  # killed before it began
                 check(folder, [SecretBytes(master) for master in masters], acknowledged)
                 interrupted += (folder / "rewrap.tgkeys").exists()
-                epochs.update(path.name for path in folder.glob("*/index.tgkeys"))
-            assert acknowledged
+            finished += sum(acknowledged.values())
         process.stdin.close()
-    assert interrupted >= KILLS // 20  # the kills did fall into rewraps
+    assert finished >= KILLS // 10  # the kills did fall into creates and rotates,
+    assert interrupted >= KILLS // 20  # and into rewraps
 
 
 def test_a_rewrap_that_was_killed_goes_on_and_leaves_only_the_new_master(tmp_path: Path) -> None:

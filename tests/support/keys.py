@@ -106,14 +106,19 @@ def prefix() -> str:
 # --- AWS KMS: one moto server per test process, a prefix of its own per test ------------------
 
 
-@cache
-def kms_endpoint() -> str:
-    """Return the URL of this process's KMS server."""
+def start_kms() -> tuple[subprocess.Popen[bytes], str]:
+    """Start a KMS server; return it and its URL. End it with `end`."""
     command = [sys.executable, "-P", str(Path(__file__).with_name("kms_server.py"))]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     atexit.register(end, process)
     assert process.stdout is not None
-    return f"http://127.0.0.1:{int(process.stdout.readline())}"
+    return process, f"http://127.0.0.1:{int(process.stdout.readline())}"
+
+
+@cache
+def kms_endpoint() -> str:
+    """Return the URL of this process's KMS server."""
+    return start_kms()[1]
 
 
 def end(process: subprocess.Popen[bytes]) -> None:

@@ -23,6 +23,7 @@ from cryptography.exceptions import InvalidTag
 from pydantic import SecretBytes
 
 from tensorguard.errors import TensorGuardError
+from tensorguard.gates import weakness
 from tensorguard.keys.custody import Custody, Made
 from tensorguard.keys.folder import NONCE_BYTES, Epoch, KeyFolder, Stamp
 from tensorguard.keys.provider import (
@@ -31,6 +32,7 @@ from tensorguard.keys.provider import (
     Algorithm,
     KeyId,
     KeyNotFound,
+    KeyProviderUnusable,
     KeyState,
     Signature,
     WrapContext,
@@ -142,6 +144,9 @@ class FileKeyProvider(Custody[SoftwareKey]):
         Old files stay in force until all new ones are written; killed at any point, it goes on when
         it is called again. Afterwards the old master opens nothing.
         """
+        reason = weakness(new.get_secret_value())
+        if reason is not None:
+            raise KeyProviderUnusable(f"the new master key {reason}")
         count = self._folder.rewrap(new, progress)
         self._opened.clear()
         return count
