@@ -25,11 +25,14 @@ def test_error_without_code_or_remedy_cannot_be_defined(missing: str) -> None:
         type("Bad", (errors.TensorGuardError,), members)
 
 
-def test_codes_are_unique() -> None:
+def test_one_code_has_one_status_and_belongs_to_one_package() -> None:
     for module in pkgutil.walk_packages(tensorguard.__path__, "tensorguard."):
         if module.name not in {"tensorguard.platform.db.migrations.env", NATIVE}:
             importlib.import_module(module.name)
-    ours = {e for e in every(errors.TensorGuardError) if e.__module__.startswith("tensorguard.")}
-    codes = sorted(error.code for error in ours)
-    assert len(codes) > 15
-    assert codes == sorted(set(codes))
+    found: dict[str, set[tuple[int, str]]] = {}
+    for error in every(errors.TensorGuardError):
+        package = error.__module__.split(".")[1:2]
+        if error.__module__.startswith("tensorguard."):
+            found.setdefault(error.code, set()).add((error.status, *package))
+    assert len(found) > 50
+    assert {code: uses for code, uses in found.items() if len(uses) > 1} == {}

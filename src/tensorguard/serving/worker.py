@@ -54,7 +54,7 @@ class PackMissing(NotFound):
 
 
 class OtherPack(VerificationError):
-    code = "pack_changed"
+    code = "worker_pack_mismatch"
     remedy = "Fetch the model's view again; its file was replaced."
 
 

@@ -288,7 +288,7 @@ def test_a_pack_that_does_not_verify_in_the_worker_is_not_loaded(started: Any, s
                 await bench.pool.load(pack_id(refused), refused)
             with pytest.raises(RemoteProblem) as caught:
                 await bench.pool.load("0" * 64, pack_bytes(site.signer, network(2), name="n"))
-            assert caught.value.code == "pack_changed"
+            assert caught.value.code == "worker_pack_mismatch"
             await bench.run(b"after")
             assert not bench.deaths
 
