@@ -219,11 +219,11 @@ NB_MODULE(_native, m) {
       .def_prop_ro("kernels", [](const Context& c) { return c.ring->kernel_name(); })
       .def_prop_ro("degree", [](const Context& c) { return c.ring->degree(); })
       .def_prop_ro("levels", [](const Context& c) { return c.ring->levels(); })
-      .def("ciphertext", &take_ciphertext, nb::arg("residues"))
-      .def("seeded_ciphertext", &take_seeded, nb::arg("body"), nb::arg("seed"))
-      .def("plaintext", &take_plaintext, nb::arg("residues"), nb::arg("extended") = false)
-      .def("key", &take_key, nb::arg("residues"))
-      .def("seeded_key", &take_seeded_key, nb::arg("bodies"), nb::arg("seeds"))
+      .def("ciphertext", &take_ciphertext, nb::arg("residues").noconvert())
+      .def("seeded_ciphertext", &take_seeded, nb::arg("body").noconvert(), nb::arg("seed"))
+      .def("plaintext", &take_plaintext, nb::arg("residues").noconvert(), nb::arg("extended") = false)
+      .def("key", &take_key, nb::arg("residues").noconvert())
+      .def("seeded_key", &take_seeded_key, nb::arg("bodies").noconvert(), nb::arg("seeds"))
       .def("encode",
            [](const Context& c, const Reals& slots, std::size_t level, double scale,
               bool extended) -> Pt {
@@ -246,7 +246,7 @@ NB_MODULE(_native, m) {
              (inverse ? k.inverse_ntt : k.ntt)(values.data(), values.data(), ring.tables(place));
              return give(values.data(), {ring.degree()});
            },
-           nb::arg("values"), nb::arg("place"), nb::arg("inverse") = false);
+           nb::arg("values").noconvert(), nb::arg("place"), nb::arg("inverse") = false);
 
   m.def("add", [](const Ciphertext& a, const Ciphertext& b) { return share(add(a, b)); },
         Unlocked());
@@ -293,6 +293,6 @@ NB_MODULE(_native, m) {
           for (Ciphertext& x : combine(pointers, flat, rows)) out.push_back(share(std::move(x)));
           return out;
         },
-        nb::arg("columns"), nb::arg("weights"));
+        nb::arg("columns"), nb::arg("weights").noconvert());
   m.def("available_kernels", &available_kernels);
 }
