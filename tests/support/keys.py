@@ -155,7 +155,7 @@ class Bao:
         """What follows `vault:` in the URI of this server."""
         return f"{self.url}/transit?kv=secret&prefix={prefix}&token-file={token_file}"
 
-    def call(self, method: str, path: str, **data: object) -> dict[str, Any]:
+    def call(self, method: str, path: str, /, **data: object) -> dict[str, Any]:
         """Call the HTTP API as root."""
         answer = httpx.request(
             method,

@@ -46,10 +46,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Made(Generic[M]):
-    """A fresh version: its public key, and whatever the custody needs to store it."""
+    """A fresh version: its public key, and whatever the custody needs to store it.
+
+    `number` is set by a custody that counts versions itself and may have skipped some.
+    """
 
     public: bytes
     material: M
+    number: int = 0
 
 
 class Custody(ABC, Generic[M]):
@@ -197,7 +201,7 @@ class Custody(ABC, Generic[M]):
             if before.pending is not None:
                 raise BadTransition(f"{key} has a pending version already")
             made = self._make(key, before.algorithm, before.next_number)
-            after = before.staged(made.public, self._now())
+            after = before.staged(made.public, self._now(), made.number)
             self._save(before, after, made)
         return after.info(after.pending)
 
@@ -209,7 +213,7 @@ class Custody(ABC, Generic[M]):
                 after, made = before.promoted(), None
             else:
                 made = self._make(key, before.algorithm, before.next_number)
-                after = before.rotated(made.public, self._now())
+                after = before.rotated(made.public, self._now(), made.number)
             self._save(before, after, made)
         return after.info()
 

@@ -160,11 +160,12 @@ class Record:
             disabled=self.disabled if disabled is None else disabled,
         )
 
-    def staged(self, public: bytes, now: datetime) -> Record:
-        """Add a pending version."""
+    def staged(self, public: bytes, now: datetime, number: int = 0) -> Record:
+        """Add a pending version; a custody that counts itself gives its `number`."""
         if self.pending is not None:
             raise BadTransition(f"{self.key_id} has a pending version already")
-        return self._with(Version(self.next_number, KeyState.pending, now, public))
+        chosen = max(number, self.next_number)
+        return self._with(Version(chosen, KeyState.pending, now, public))
 
     def promoted(self) -> Record:
         """Make the pending version active; what was active becomes decrypt-only."""
@@ -175,9 +176,10 @@ class Record:
             changed.append(replace(self.active, state=KeyState.decrypt_only))
         return self._with(*changed)
 
-    def rotated(self, public: bytes, now: datetime) -> Record:
+    def rotated(self, public: bytes, now: datetime, number: int = 0) -> Record:
         """Add an active version; what was active becomes decrypt-only."""
-        return replace(self.staged(public, now).promoted(), generation=self.generation + 1)
+        after = self.staged(public, now, number).promoted()
+        return replace(after, generation=self.generation + 1)
 
     def switched(self, *, disabled: bool) -> Record:
         """Disable or enable the key."""

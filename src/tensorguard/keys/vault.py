@@ -12,6 +12,7 @@ import base64
 import hashlib
 import os
 import re
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -83,6 +84,7 @@ class VaultKeyProvider(Custody[str]):
         super().__init__(now=now)
         self._vault, self._monotonic = client, monotonic
         self._transit, self._kv, self._prefix = uri.transit, uri.kv, uri.prefix
+        self._lock = threading.RLock()
         self._known: dict[KeyId, _Known] = {}
 
     def data_key(self, key: KeyId, context: WrapContext) -> DataKey:
@@ -139,12 +141,13 @@ class VaultKeyProvider(Custody[str]):
 
     @contextmanager
     def _changing(self, key: KeyId) -> Iterator[Record | None]:
-        try:
-            record = self._read(key, fresh=True)
-        except KeyNotFound:
-            yield None
-        else:
-            yield record
+        with self._lock:  # one process does not race itself; check-and-set tells of another
+            try:
+                record = self._read(key, fresh=True)
+            except KeyNotFound:
+                yield None
+            else:
+                yield record
 
     def _save(self, before: Record | None, after: Record, made: Made[str] | None) -> None:
         known = self._known.get(after.key_id)
@@ -190,21 +193,24 @@ class VaultKeyProvider(Custody[str]):
 
     def _make(self, key: KeyId, algorithm: Algorithm, number: int) -> Made[str]:
         path = f"{self._transit}/keys/{self._name(key)}"
-        if number == 1:
+        first = number == 1
+        if first:
             self._vault.write(path, {"type": TYPES[algorithm]})
         found = self._vault.read(path) or {}
         if found.get("latest_version") == number - 1:
             self._vault.write(f"{path}/rotate", {})
             found = self._vault.read(path) or {}
-        if found.get("latest_version") != number or found.get("type") != TYPES[algorithm]:
+        latest = int(found.get("latest_version") or 0)
+        if latest < number or (first and latest > 1) or found.get("type") != TYPES[algorithm]:
             raise KeyChanged(f"the transit key of {key} is not the one that its record describes")
+        number = latest  # another process may have rotated it, and failed to write the record
         if found.get("exportable") or found.get("allow_plaintext_backup"):
             raise KeyUnusable(f"the transit key of {key} can be read out of Vault")
         if not algorithm.signs:
-            return Made(b"", "")
+            return Made(b"", "", number)
         public = _public(algorithm, found["keys"][str(number)]["public_key"])
         if algorithm is not Algorithm.hybrid:
-            return Made(public, "")
+            return Made(public, "", number)
         seed = os.urandom(ML_DSA_65_SEED)
         name = self._seal_name(key, number)
         self._vault.write(f"{self._transit}/keys/{name}", {"type": SEAL})
@@ -213,7 +219,7 @@ class VaultKeyProvider(Custody[str]):
             {"associated_data": _b64(_seed_context(key, number)), "plaintext": _b64(seed)},
         )["ciphertext"]
         ml_dsa = MLDSA65PrivateKey.from_seed_bytes(seed).public_key().public_bytes_raw()
-        return Made(public + ml_dsa, str(sealed))
+        return Made(public + ml_dsa, str(sealed), number)
 
     def _sign(self, record: Record, version: Version, message: bytes) -> bytes:
         path = f"{self._transit}/sign/{self._name(record.key_id)}"

@@ -104,7 +104,7 @@ def _session(uri: VaultUri) -> Any:
     retries = Retry(
         total=2,
         connect=2,
-        read=0,
+        read=False,  # what Vault may have done is not asked twice; the time-out shows as itself
         status=2,
         status_forcelist=(429, 502, 504),
         allowed_methods=None,
