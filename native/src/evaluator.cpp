@@ -185,22 +185,21 @@ Ciphertext fold(const Ciphertext& a, const std::vector<u64>& elements, const Key
   Ciphertext out = make(a.ring, 2, level);
   copy(out.data.data(), a.data.data(), 2 * words);
   if (elements.empty()) return out;
-  // first: P * c0 and what key switching adds, over QP; second: c1, over Q
-  Buffer first = ring.buffer(level + 1), sum = ring.buffer(2 * (level + 1));
-  ring.multiply_by_special(first.data(), a.polynomial(0), level);
-  std::memset(first.data() + words, 0, n * sizeof(u64));
+  // two sums over QP, in turn: the first half starts as P * c0, the second is key switching alone
+  Buffer sum = ring.buffer(2 * (level + 1)), next = ring.buffer(2 * (level + 1));
+  ring.multiply_by_special(sum.data(), a.polynomial(0), level);
+  std::memset(sum.data() + words, 0, n * sizeof(u64));
+  u64* c1 = out.polynomial(1);
   for (const u64 element : elements) {
     const SwitchingKey& key = rotation_key(keys, element, a.ring);
-    const Permutation& turn = ring.permutation(element);
-    u64* c1 = out.polynomial(1);
     const Digits digits(ring, c1, level);
     switch_key(ring, digits, key,
-               {.out = sum.data(), .permutation = &turn, .base0 = first.data(),
-                .shifted0 = first.data(), .special_too = true});
-    copy(first.data(), sum.data(), words + n);
-    ring.divide_by_special(c1, sum.data() + words + n, level, c1);
+               {.out = next.data(), .permutation = &ring.permutation(element),
+                .base0 = sum.data(), .shifted0 = sum.data(), .special_too = true});
+    ring.divide_by_special(c1, next.data() + words + n, level, c1);
+    std::swap(sum, next);
   }
-  ring.divide_by_special(out.polynomial(0), first.data(), level, nullptr);
+  ring.divide_by_special(out.polynomial(0), sum.data(), level, nullptr);
   return out;
 }
 

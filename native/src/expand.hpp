@@ -11,10 +11,6 @@ namespace tg {
 
 constexpr std::size_t kSeedBytes = 64;
 
-// BLAKE2b (RFC 7693) with a parameter block, and the extendable output of BLAKE2X.
-void blake2xb(std::span<std::uint8_t> out, std::span<const std::uint8_t> in,
-              std::span<const std::uint8_t> key);
-
 // Uniform residues in NTT form at `places` (numbers of primes): [places][N].
 void expand_uniform(u64* out, const Ring& ring, std::span<const std::size_t> places,
                     std::span<const std::uint8_t> seed);

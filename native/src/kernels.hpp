@@ -79,6 +79,9 @@ struct Kernels {
                   const Modulus&);
   void (*inner)(const InnerProduct&, std::size_t n, const Modulus&);
   void (*gemm)(const Gemm&, std::size_t n, const Modulus&);
+
+  // BLAKE2X's first `count` nodes of 64 bytes of an output of `bytes`; a multiple of eight nodes.
+  void (*output_nodes)(u64* out, const u64* root, u64 bytes, std::size_t count);
 };
 
 const Kernels& scalar_kernels();

@@ -13,6 +13,9 @@ namespace tg {
 
 namespace {
 
+#include "blake2.hpp"
+using Four = u64 __attribute__((vector_size(32)));
+
 using V = __m256d;
 constexpr double kTwo52 = 4503599627370496.0;
 constexpr double kRound = 6755399441055744.0;  // 1.5 * 2^52: adding it rounds to an integer
@@ -293,7 +296,7 @@ const Kernels* avx2_kernels() {
       "avx2",       kMaxVectorBits, ntt,    inverse_ntt, add,
       subtract,     multiply_each,  multiply_add, scale, spread,
       spread2,      close,          scalar_kernels().permute, scalar_kernels().inner,
-      scalar_kernels().gemm};
+      scalar_kernels().gemm, output_nodes<Four>};
   return &kernels;
 #else
   return nullptr;

@@ -12,6 +12,9 @@ namespace tg {
 
 namespace {
 
+#include "blake2.hpp"
+using Eight = u64 __attribute__((vector_size(64)));
+
 using V = __m512i;
 constexpr u64 kMask52 = (u64{1} << 52) - 1;
 
@@ -124,105 +127,135 @@ inline void within(V& a, V& b, const Shuffle& s, V w, V wq, const Constants& c) 
   b = choose(x, s.second, y);
 }
 
-void ntt(u64* a, const u64* source, const NttTables& tables) {
-  const std::size_t n = tables.degree;
-  const Constants c(tables.modulus);
-  const u64* root = tables.forward.root.data();
-  const u64* quotient = tables.forward.quotient52.data();
-  std::size_t blocks = 1, gap = n >> 1;
-  const auto one_stage = [&] {
-    for (std::size_t i = 0; i < blocks; ++i) {
-      const V w = all(root[blocks + i]), wq = all(quotient[blocks + i]);
-      for (std::size_t j = 2 * i * gap; j < (2 * i + 1) * gap; j += 8) {
-        V x = load(source + j), y = load(source + j + gap);
-        forward_(x, y, w, wq, c);
-        store(a + j, x);
-        store(a + j + gap, y);
-      }
-    }
-  };
-  if ((tables.log_degree - 3) % 2) {
-    one_stage();
-    source = a;
-    blocks <<= 1;
-    gap >>= 1;
+struct Roots {
+  const u64 *root, *quotient;
+  explicit Roots(const NttTables::Direction& d) : root(d.root.data()), quotient(d.quotient52.data()) {}
+  V value(std::size_t i) const { return all(root[i]); }
+  V ratio(std::size_t i) const { return all(quotient[i]); }
+};
+
+// Two stages at once on one block: distances gap and gap / 2; `parent` numbers the block's root.
+inline void forward_twice(u64* block, const u64* from, std::size_t gap, std::size_t parent,
+                          const Roots& r, const Constants& c) {
+  const std::size_t half = gap >> 1;
+  const V w = r.value(parent), wq = r.ratio(parent);
+  const V w0 = r.value(2 * parent), w0q = r.ratio(2 * parent);
+  const V w1 = r.value(2 * parent + 1), w1q = r.ratio(2 * parent + 1);
+  for (std::size_t j = 0; j < half; j += 8) {
+    V x0 = load(from + j), x1 = load(from + j + half);
+    V x2 = load(from + j + gap), x3 = load(from + j + gap + half);
+    forward_(x0, x2, w, wq, c);
+    forward_(x1, x3, w, wq, c);
+    forward_(x0, x1, w0, w0q, c);
+    forward_(x2, x3, w1, w1q, c);
+    store(block + j, x0);
+    store(block + j + half, x1);
+    store(block + j + gap, x2);
+    store(block + j + gap + half, x3);
   }
-  // two stages at once: distances gap and gap / 2, as long as a quarter holds a vector
-  for (; gap >= 16; blocks <<= 2, gap >>= 2, source = a) {
-    const std::size_t half = gap >> 1;
-    for (std::size_t i = 0; i < blocks; ++i) {
-      const V w = all(root[blocks + i]), wq = all(quotient[blocks + i]);
-      const std::size_t child = 2 * (blocks + i);
-      const V w0 = all(root[child]), w0q = all(quotient[child]);
-      const V w1 = all(root[child + 1]), w1q = all(quotient[child + 1]);
-      const std::size_t start = 2 * i * gap;
-      for (std::size_t j = start; j < start + half; j += 8) {
-        V x0 = load(source + j), x1 = load(source + j + half);
-        V x2 = load(source + j + gap), x3 = load(source + j + gap + half);
-        forward_(x0, x2, w, wq, c);
-        forward_(x1, x3, w, wq, c);
-        forward_(x0, x1, w0, w0q, c);
-        forward_(x2, x3, w1, w1q, c);
-        store(a + j, x0);
-        store(a + j + half, x1);
-        store(a + j + gap, x2);
-        store(a + j + gap + half, x3);
-      }
-    }
+}
+
+inline void backward_twice(u64* block, std::size_t gap, std::size_t parent, const Roots& r,
+                           const Constants& c) {
+  const V w = r.value(parent), wq = r.ratio(parent);
+  const V w0 = r.value(2 * parent), w0q = r.ratio(2 * parent);
+  const V w1 = r.value(2 * parent + 1), w1q = r.ratio(2 * parent + 1);
+  for (std::size_t j = 0; j < gap; j += 8) {
+    V x0 = load(block + j), x1 = load(block + j + gap);
+    V x2 = load(block + j + 2 * gap), x3 = load(block + j + 3 * gap);
+    backward_(x0, x1, w0, w0q, c);
+    backward_(x2, x3, w1, w1q, c);
+    backward_(x0, x2, w, wq, c);
+    backward_(x1, x3, w, wq, c);
+    store(block + j, x0);
+    store(block + j + gap, x1);
+    store(block + j + 2 * gap, x2);
+    store(block + j + 3 * gap, x3);
   }
+}
+
+// The last three forward stages: pairs at distance 4, 2 and 1 within sixteen values.
+inline void forward_end(u64* a, std::size_t from, std::size_t to, std::size_t n, const Roots& r,
+                        const Constants& c) {
   const Shuffle s4 = shuffle4(), s2 = shuffle2(), s1 = shuffle1();
-  for (std::size_t i = 0; i < n; i += 16) {
-    V x = load(source + i), y = load(source + i + 8);
+  for (std::size_t i = from; i < to; i += 16) {
+    V x = load(a + i), y = load(a + i + 8);
     const std::size_t at4 = n / 8 + i / 8, at2 = n / 4 + i / 4, at1 = n / 2 + i / 2;
-    within<true>(x, y, s4, load2(root + at4), load2(quotient + at4), c);
-    within<true>(x, y, s2, load4(root + at2), load4(quotient + at2), c);
-    within<true>(x, y, s1, load(root + at1), load(quotient + at1), c);
+    within<true>(x, y, s4, load2(r.root + at4), load2(r.quotient + at4), c);
+    within<true>(x, y, s2, load4(r.root + at2), load4(r.quotient + at2), c);
+    within<true>(x, y, s1, load(r.root + at1), load(r.quotient + at1), c);
     store(a + i, subtract_if_(subtract_if_(x, c.twice), c.q));
     store(a + i + 8, subtract_if_(subtract_if_(y, c.twice), c.q));
   }
 }
 
-void inverse_ntt(u64* a, const u64* source, const NttTables& tables) {
-  const std::size_t n = tables.degree;
-  const Constants c(tables.modulus);
-  const u64* root = tables.backward.root.data();
-  const u64* quotient = tables.backward.quotient52.data();
+inline void backward_start(u64* a, const u64* source, std::size_t from, std::size_t to,
+                           std::size_t n, const Roots& r, const Constants& c) {
   const Shuffle s4 = shuffle4(), s2 = shuffle2(), s1 = shuffle1();
-  for (std::size_t i = 0; i < n; i += 16) {
+  for (std::size_t i = from; i < to; i += 16) {
     V x = load(source + i), y = load(source + i + 8);
     const std::size_t at4 = n / 8 + i / 8, at2 = n / 4 + i / 4, at1 = n / 2 + i / 2;
-    within<false>(x, y, s1, load(root + at1), load(quotient + at1), c);
-    within<false>(x, y, s2, load4(root + at2), load4(quotient + at2), c);
-    within<false>(x, y, s4, load2(root + at4), load2(quotient + at4), c);
+    within<false>(x, y, s1, load(r.root + at1), load(r.quotient + at1), c);
+    within<false>(x, y, s2, load4(r.root + at2), load4(r.quotient + at2), c);
+    within<false>(x, y, s4, load2(r.root + at4), load2(r.quotient + at4), c);
     store(a + i, x);
     store(a + i + 8, y);
   }
-  std::size_t gap = 8, blocks = n >> 4;
-  for (; blocks >= 4; blocks >>= 2, gap <<= 2) {  // distances gap and 2 * gap
-    const std::size_t parents = blocks >> 1;
-    for (std::size_t i = 0; i < parents; ++i) {
-      const V w = all(root[parents + i]), wq = all(quotient[parents + i]);
-      const std::size_t child = 2 * (parents + i);
-      const V w0 = all(root[child]), w0q = all(quotient[child]);
-      const V w1 = all(root[child + 1]), w1q = all(quotient[child + 1]);
-      u64* block = a + 4 * i * gap;
-      for (std::size_t j = 0; j < gap; j += 8) {
-        V x0 = load(block + j), x1 = load(block + j + gap);
-        V x2 = load(block + j + 2 * gap), x3 = load(block + j + 3 * gap);
-        backward_(x0, x1, w0, w0q, c);
-        backward_(x2, x3, w1, w1q, c);
-        backward_(x0, x2, w, wq, c);
-        backward_(x1, x3, w, wq, c);
-        store(block + j, x0);
-        store(block + j + gap, x1);
-        store(block + j + 2 * gap, x2);
-        store(block + j + 3 * gap, x3);
-      }
+}
+
+// Values below 4q. Once a block fits the first-level cache, all its stages are done before the next.
+constexpr std::size_t kCached = 2048;
+
+void ntt(u64* a, const u64* source, const NttTables& tables) {
+  const std::size_t n = tables.degree;
+  const Constants c(tables.modulus);
+  const Roots r(tables.forward);
+  std::size_t blocks = 1, size = n;
+  if ((tables.log_degree - 3) % 2) {
+    const V w = r.value(1), wq = r.ratio(1);
+    size >>= 1;
+    for (std::size_t j = 0; j < size; j += 8) {
+      V x = load(source + j), y = load(source + j + size);
+      forward_(x, y, w, wq, c);
+      store(a + j, x);
+      store(a + j + size, y);
     }
+    source = a;
+    blocks = 2;
   }
-  if (blocks == 2) {  // an odd number of stages is left: one, before the last
+  for (; size > kCached; blocks <<= 2, size >>= 2, source = a)
+    for (std::size_t i = 0; i < blocks; ++i)
+      forward_twice(a + i * size, source + i * size, size >> 1, blocks + i, r, c);
+  for (std::size_t b = 0; b < blocks; ++b) {
+    const u64* from = source;
+    std::size_t inner = 1, part = size;
+    for (; part >= 32; inner <<= 2, part >>= 2, from = a)
+      for (std::size_t i = b * inner; i < (b + 1) * inner; ++i)
+        forward_twice(a + i * part, from + i * part, part >> 1, blocks * inner + i, r, c);
+    forward_end(a, b * size, (b + 1) * size, n, r, c);
+  }
+}
+
+// Values below 2q.
+void inverse_ntt(u64* a, const u64* source, const NttTables& tables) {
+  const std::size_t n = tables.degree;
+  const Constants c(tables.modulus);
+  const Roots r(tables.backward);
+  std::size_t cached = 8;  // grows by pairs of stages to at most kCached, and to at most n / 4
+  while (4 * cached <= kCached && 4 * cached < n) cached <<= 2;
+  for (std::size_t b = 0; b < n / cached; ++b) {
+    backward_start(a, source, b * cached, (b + 1) * cached, n, r, c);
+    for (std::size_t gap = 8; 4 * gap <= cached; gap <<= 2)
+      for (std::size_t i = b * cached / (4 * gap); i < (b + 1) * cached / (4 * gap); ++i)
+        backward_twice(a + 4 * i * gap, gap, n / (4 * gap) + i, r, c);
+  }
+  std::size_t gap = cached;
+  for (; 4 * gap < n; gap <<= 2)
+    for (std::size_t i = 0; i < n / (4 * gap); ++i)
+      backward_twice(a + 4 * i * gap, gap, n / (4 * gap) + i, r, c);
+  if (4 * gap == n) {  // an odd number of stages is left: one, before the last
     for (std::size_t i = 0; i < 2; ++i) {
-      const V w = all(root[2 + i]), wq = all(quotient[2 + i]);
+      const V w = r.value(2 + i), wq = r.ratio(2 + i);
       u64* block = a + 2 * i * gap;
       for (std::size_t j = 0; j < gap; j += 8) {
         V x = load(block + j), y = load(block + j + gap);
@@ -403,7 +436,7 @@ void gemm(const Gemm& g, std::size_t n, const Modulus& m) {
 }
 
 const Kernels kKernels{"ifma", kMaxVectorBits, ntt,    inverse_ntt, add,   subtract, multiply_each,
-                       multiply_add, scale,    spread, spread2,     close, permute,  inner, gemm};
+                       multiply_add, scale,    spread, spread2,     close, permute,  inner, gemm, output_nodes<Eight>};
 
 }  // namespace
 

@@ -5,6 +5,8 @@ namespace tg {
 
 namespace {
 
+#include "blake2.hpp"
+
 // Harvey's butterflies: values below 4q forward, below 2q backward.
 void ntt(u64* a, const u64* source, const NttTables& tables) {
   const std::size_t n = tables.degree;
@@ -157,7 +159,7 @@ void gemm(const Gemm& g, std::size_t n, const Modulus& m) {
 
 const Kernels& scalar_kernels() {
   static const Kernels kernels{"scalar", kMaxPrimeBits, ntt,   inverse_ntt, add,    subtract, multiply_each,
-                               multiply_add, scale,     spread, spread2,     close, permute,  inner, gemm};
+                               multiply_add, scale,     spread, spread2,     close, permute,  inner, gemm, output_nodes<u64>};
   return kernels;
 }
 

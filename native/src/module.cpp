@@ -216,7 +216,7 @@ NB_MODULE(_native, m) {
       .def(nb::init<std::size_t, const std::vector<u64>&, unsigned, const std::string&>(),
            nb::arg("degree"), nb::arg("primes"), nb::kw_only(), nb::arg("threads") = 1,
            nb::arg("kernels") = "auto", Unlocked())
-      .def_prop_ro("kernels", [](const Context& c) { return c.ring->kernel_name(); })
+      .def_prop_ro("kernels", [](const Context& c) { return c.ring->fastest().name; })
       .def_prop_ro("degree", [](const Context& c) { return c.ring->degree(); })
       .def_prop_ro("levels", [](const Context& c) { return c.ring->levels(); })
       .def("ciphertext", &take_ciphertext, nb::arg("residues").noconvert())

@@ -29,7 +29,7 @@ class Ring {
   const Modulus& modulus(std::size_t place) const { return tables_[place].modulus; }
   const NttTables& tables(std::size_t place) const { return tables_[place]; }
   const Kernels& kernels(std::size_t place) const { return *kernels_[place]; }
-  const char* kernel_name() const { return chosen_->name; }
+  const Kernels& fastest() const { return *chosen_; }
   Buffer buffer(std::size_t polynomials) const { return {pool_, polynomials * degree_}; }
   void parallel(std::size_t count, const std::function<void(std::size_t)>& work) const {
     team_.run(count, work);
