@@ -6,6 +6,7 @@ The peer is OpenBao. What tests break (seal, quota, kill) they break on a server
 from __future__ import annotations
 
 import base64
+import re
 import secrets
 import socket
 from collections.abc import Iterator
@@ -195,6 +196,34 @@ def test_token_is_renewed_at_half_its_life(
     clock.turn(timedelta(seconds=60))
     provider.sign(SIGNER, b"message")
     assert renewed_at() != first
+
+
+def test_the_documented_policy_is_enough_and_no_more(token: Path, clock: Clock) -> None:
+    document = Path(__file__).parents[2] / "docs" / "key-providers.md"
+    (policy,) = re.findall(r"```hcl\n(.*?)```", document.read_text(), re.DOTALL)
+    name = prefix()
+    bao().call("PUT", f"sys/policies/acl/{name}", policy=policy.replace("PREFIX", name))
+    made = bao().call("POST", "auth/token/create", policies=[name])["auth"]
+    token.write_text(made["client_token"])
+    provider = opened(bao(), token, clock, name)
+    self_test.run(provider)
+    for algorithm in Algorithm:
+        key = key_id(algorithm.name.replace("_", "-"))
+        provider.create(key, algorithm=algorithm, purpose=Purpose.data_at_rest)
+        provider.rotate(key)
+        provider.retire(key, 1)
+        provider.destroy(key, 1, delay=WEEK)
+        if algorithm.signs:
+            provider.verify(key, b"m", provider.sign(key, b"m"))
+        else:
+            made_key = provider.data_key(key, CONTEXT)
+            assert provider.unwrap(key, made_key.wrapped, CONTEXT) == made_key.plaintext
+    clock.turn(WEEK)
+    assert len(provider.purge()) == len(Algorithm)
+    with pytest.raises(KeyCustodyDenied):
+        opened(bao(), token, clock).create(
+            KEK, algorithm=Algorithm.ed25519, purpose=Purpose.token_signing
+        )
 
 
 @pytest.mark.parametrize("content", ["", "two tokens", "line\nline", "\x00"])

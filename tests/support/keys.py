@@ -72,30 +72,33 @@ class SoftHsm:
         return found
 
 
-@cache
-def softhsm() -> SoftHsm:
-    """Return this process's token, made at the first call and removed when the process ends."""
-    folder = Path(tempfile.mkdtemp(prefix="tg-softhsm-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+def make_token(folder: Path) -> SoftHsm:
+    """Make a token in `folder`. `SOFTHSM2_CONF` must name its `softhsm2.conf` where it is used."""
     (folder / "tokens").mkdir()
     configuration = folder / "softhsm2.conf"
     configuration.write_text(
         f"directories.tokendir = {folder / 'tokens'}\nobjectstore.backend = file\nlog.level = ERROR\n"
     )
-    os.environ["SOFTHSM2_CONF"] = str(configuration)
     pin = secrets.token_hex(8)
-    command = ["softhsm2-util", "--init-token", "--free", "--label", "tg"]
+    command = ["softhsm2-util", "--init-token", "--free", "--label", "tg", "--pin", pin]
     subprocess.run(
-        [*command, "--so-pin", secrets.token_hex(8), "--pin", pin],
+        [*command, "--so-pin", secrets.token_hex(8)],
+        env={**os.environ, "SOFTHSM2_CONF": str(configuration)},
         check=True,
         capture_output=True,
         timeout=30,
     )
-    path = folder / "pin"
-    path.touch(mode=0o600)
-    path.write_text(pin + "\n")
     module = next(path for path in SOFTHSM_MODULES if path.exists())
-    return SoftHsm(module, folder, path)
+    return SoftHsm(module, folder, private_file(folder / "pin", pin + "\n"))
+
+
+@cache
+def softhsm() -> SoftHsm:
+    """Return this process's token, made at the first call and removed when the process ends."""
+    folder = Path(tempfile.mkdtemp(prefix="tg-softhsm-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    os.environ["SOFTHSM2_CONF"] = str(folder / "softhsm2.conf")
+    return make_token(folder)
 
 
 def prefix() -> str:

@@ -427,6 +427,7 @@ def client(
     *,
     timeout: float = 5.0,
     attempts: int = 3,
+    session: boto3.session.Session | None = None,
 ) -> Any:
     """Return a KMS client with bounded time and retries."""
     if endpoint is not None:
@@ -441,5 +442,5 @@ def client(
         user_agent_extra="tensorguard",
     )
     with translated("to open a client"):
-        session = boto3.session.Session(region_name=region, profile_name=profile)
-        return session.client("kms", endpoint_url=endpoint, config=config)
+        opened = session or boto3.session.Session(region_name=region, profile_name=profile)
+        return opened.client("kms", region_name=region, endpoint_url=endpoint, config=config)

@@ -133,7 +133,7 @@ class KeyCustodySealed(KeyCustodyDown):
 
 class KeyCustodyDenied(KeyCustodyDown):
     code = "key_custody_denied"
-    remedy = "Give this process's identity (PIN, token or role) the rights that docs/keys.md lists."
+    remedy = "Give this process's identity (PIN, token or role) the rights that docs/key-providers.md lists."
 
 
 class KeyProviderUnusable(ConfigurationError):

@@ -16,6 +16,7 @@ from tensorguard.crypto.hybrid import unbase64
 from tensorguard.errors import MalformedInput
 from tensorguard.keys.provider import (
     Algorithm,
+    BadKeyId,
     BadTransition,
     KeyDestroyed,
     KeyDisabled,
@@ -267,7 +268,7 @@ class Record:
                 value["generation"],
                 value["disabled"],
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (BadKeyId, KeyError, TypeError, ValueError) as error:
             raise MalformedInput("this is not the record of a key") from error
         if value["format"] != FORMAT or record.key_id != key:
             raise MalformedInput("the record belongs to another key")
