@@ -106,7 +106,8 @@ class Show:
     def step(self, text: str, detail: str) -> None:
         """Say that one step is done."""
         seconds = time.monotonic() - self._began
-        self._console.print(f"{seconds:6.1f} s  {text}  ({detail})", markup=False, highlight=False)
+        line = f"{seconds:6.1f} s  {text}  ({detail})"
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     @contextmanager
     def progress(self, text: str, *, total: int) -> Iterator[Bar]:
