@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import base64
 import copy
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
 
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
-from tensorguard.crypto import canonical
+from tensorguard.crypto import canonical, dsse
 from tensorguard.crypto.hybrid import ED25519_SIGNATURE, HybridPublicKey, HybridSignature
 from tensorguard.keys.provider import (
     P256_COORDINATE,
     Algorithm,
+    KeyChanged,
     KeyExists,
     KeyId,
     KeyNotFound,
@@ -23,6 +25,8 @@ from tensorguard.keys.provider import (
     WrongKeyUse,
 )
 
+T = TypeVar("T")
+ROTATIONS: Final = 3  # of one key, in the time of one signature
 JOSE = {Algorithm.ed25519: "EdDSA", Algorithm.es256: "ES256"}
 
 
@@ -40,14 +44,36 @@ def ensure(provider: KeyProvider, key: KeyId, algorithm: Algorithm, purpose: Pur
     return key
 
 
+def _signed(provider: KeyProvider, key: KeyId, version: int, message: bytes) -> bytes:
+    signature = provider.sign(key, message)
+    if signature.version != version:
+        raise KeyChanged(f"the key {key} was rotated to version {signature.version}")
+    return signature.value
+
+
+def _settled(work: Callable[[], T]) -> T:
+    """Run `work` again when a rotation came between looking at a key and signing with it."""
+    for _ in range(ROTATIONS):
+        try:
+            return work()
+        except KeyChanged:
+            continue
+    return work()
+
+
 class ProviderHybridSigner:
-    """A `HybridSigner` whose private keys stay with the provider."""
+    """A `HybridSigner` whose private keys stay with the provider.
+
+    It is for the version that was active when it was made: after a rotation it raises `KeyChanged`
+    rather than sign for a public key that it does not show. `seal` makes one per envelope.
+    """
 
     def __init__(self, provider: KeyProvider, key: KeyId, *, purpose: Purpose) -> None:
         if provider.describe(key).purpose is not purpose:
             raise WrongKeyUse(f"the key {key} is not for {purpose}")
         self._provider, self._key = provider, key
-        self._public = provider.public_key(key).hybrid()
+        public = provider.public_key(key)
+        self._public, self._version = public.hybrid(), public.version
 
     @property
     def public_key(self) -> HybridPublicKey:
@@ -56,16 +82,20 @@ class ProviderHybridSigner:
 
     def sign(self, message: bytes) -> HybridSignature:
         """Sign `message` with both keys."""
-        value = self._provider.sign(self._key, message).value
+        value = _signed(self._provider, self._key, self._version, message)
         return HybridSignature(value[:ED25519_SIGNATURE], value[ED25519_SIGNATURE:])
 
 
 class ProviderECKey(ec.EllipticCurvePrivateKey):
-    """A P-256 key of a provider in the shape that `cryptography` signs certificates with."""
+    """A P-256 key of a provider in the shape that `cryptography` signs certificates with.
+
+    Like `ProviderHybridSigner` it is for one version, and raises `KeyChanged` after a rotation.
+    """
 
     def __init__(self, provider: KeyProvider, key: KeyId) -> None:
         self._provider, self._key = provider, key
-        self._public = provider.public_key(key).ec()
+        public = provider.public_key(key)
+        self._public, self._version = public.ec(), public.version
 
     def public_key(self) -> ec.EllipticCurvePublicKey:
         """Return the public half."""
@@ -85,7 +115,7 @@ class ProviderECKey(ec.EllipticCurvePrivateKey):
         """Sign with ECDSA over SHA-256 and return DER."""
         if not isinstance(signature_algorithm.algorithm, hashes.SHA256):
             raise WrongKeyUse("this key signs with SHA-256 only")
-        raw = self._provider.sign(self._key, bytes(data)).value
+        raw = _signed(self._provider, self._key, self._version, bytes(data))
         r, s = raw[:P256_COORDINATE], raw[P256_COORDINATE:]
         return encode_dss_signature(int.from_bytes(r, "big"), int.from_bytes(s, "big"))
 
@@ -117,11 +147,29 @@ def _segment(raw: bytes) -> bytes:
     return base64.urlsafe_b64encode(raw).rstrip(b"=")
 
 
+def seal(
+    provider: KeyProvider, key: KeyId, payload: bytes, *, payload_type: str, purpose: Purpose
+) -> bytes:
+    """Return a DSSE envelope over `payload`, by whichever version of `key` is active."""
+    return _settled(
+        lambda: dsse.seal(
+            payload,
+            payload_type=payload_type,
+            signer=ProviderHybridSigner(provider, key, purpose=purpose),
+        )
+    )
+
+
 def sign_jwt(provider: KeyProvider, key: KeyId, claims: dict[str, Any], *, kind: str) -> str:
     """Return a compact JWS (RFC 7515) over `claims`, with `typ` set to `kind`."""
+    return _settled(lambda: _jwt(provider, key, claims, kind))
+
+
+def _jwt(provider: KeyProvider, key: KeyId, claims: dict[str, Any], kind: str) -> str:
     public = provider.public_key(key)
     if public.algorithm not in JOSE:
         raise WrongKeyUse(f"the key {key} does not sign tokens")
     header = {"alg": JOSE[public.algorithm], "kid": public.kid, "typ": kind}
     message = b".".join(_segment(canonical.encode(part)) for part in (header, claims))
-    return (message + b"." + _segment(provider.sign(key, message).value)).decode()
+    value = _signed(provider, key, public.version, message)  # `kid` names the version
+    return (message + b"." + _segment(value)).decode()
