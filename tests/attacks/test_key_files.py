@@ -196,3 +196,20 @@ def test_private_bytes_are_in_no_file(folder: Path) -> None:
         assert private.hex().encode() not in content
         assert base64.b64encode(private) not in content
         assert path.stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize("weak", [bytes(32), bytes(range(32)), b"a" * 32, b"ab" * 16, b"short"])
+def test_weak_new_master(folder: Path, weak: bytes) -> None:
+    with pytest.raises(KeyProviderUnusable):
+        opened(folder).master_rewrap(SecretBytes(weak))
+    opened(folder).sign(KEY, b"message")
+
+
+def test_a_process_that_knows_both_masters_works_on_through_a_rewrap(folder: Path) -> None:
+    new = SecretBytes(secrets.token_bytes(32))
+    running = FileKeyProvider(folder, MASTER, next_master=new, now=lambda: datetime.now(UTC))
+    before = running.sign(KEY, b"message")
+    assert opened(folder).master_rewrap(new) == 2
+    assert running.rotate(KEY).version == 2
+    running.verify(KEY, b"message", before)
+    refused(folder)
