@@ -211,6 +211,7 @@ def main() -> int:
     options = arguments()
     console = Console(stderr=True)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # also when started in the background
     began = time.monotonic()
     try:
         run(options, Show(console, as_json=options.json, began=began))
