@@ -42,11 +42,10 @@ Modulus make_modulus(u64 q) {
   Modulus m;
   m.value = q;
   m.bits = bits;
-  const u128 ratio = ~static_cast<u128>(0) / q;  // 2^128 is no multiple of an odd q
-  m.ratio_low = static_cast<u64>(ratio);
-  m.ratio_high = static_cast<u64>(ratio >> 64);
+  m.ratio = ~u64{0} / q;  // 2^64 is no multiple of an odd q
   m.one52 = (u64{1} << 52) / q;
   m.power52 = make_factor((u64{1} << 52) % q, q);
+  m.power64 = make_factor(static_cast<u64>((static_cast<u128>(1) << 64) % q), q);
   m.power104 = make_factor(static_cast<u64>((static_cast<u128>(1) << 104) % q), q);
   return m;
 }

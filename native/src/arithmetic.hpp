@@ -23,37 +23,38 @@ struct Factor {
 
 struct Modulus {
   u64 value = 0;
-  u64 ratio_low = 0, ratio_high = 0;  // floor(2^128 / q)
-  u64 one52 = 0;                      // floor(2^52 / q)
-  Factor power52, power104;           // 2^52 mod q, 2^104 mod q
+  u64 ratio = 0;                       // floor(2^64 / q)
+  u64 one52 = 0;                       // floor(2^52 / q)
+  Factor power52, power64, power104;   // powers of two mod q
   unsigned bits = 0;
 };
 
-inline u64 subtract_if(u64 a, u64 q) { return a >= q ? a - q : a; }
-
-// x mod q for any x < 2^128.
-inline u64 reduce(u128 x, const Modulus& m) {
-  const u64 low = static_cast<u64>(x), high = static_cast<u64>(x >> 64);
-  const u64 carry = static_cast<u64>((static_cast<u128>(low) * m.ratio_low) >> 64);
-  const u128 middle = static_cast<u128>(low) * m.ratio_high + carry;
-  const u128 other = static_cast<u128>(high) * m.ratio_low + static_cast<u64>(middle);
-  const u64 quotient =
-      high * m.ratio_high + static_cast<u64>(middle >> 64) + static_cast<u64>(other >> 64);
-  return subtract_if(low - quotient * m.value, m.value);
+// a - q where a >= q, without a branch: otherwise the difference wraps and is the larger one
+inline u64 subtract_if(u64 a, u64 q) {
+  const u64 d = a - q;
+  return d < a ? d : a;
 }
-
-// x mod q for any x < 2^64.
-inline u64 reduce(u64 x, const Modulus& m) {
-  const u64 quotient = static_cast<u64>((static_cast<u128>(x) * m.ratio_high) >> 64);
-  return subtract_if(x - quotient * m.value, m.value);
-}
-
-inline u64 multiply(u64 a, u64 b, const Modulus& m) { return reduce(static_cast<u128>(a) * b, m); }
 
 // a * w mod q, below 2q, for any a < 2^64.
 inline u64 multiply_lazy(u64 a, const Factor& w, u64 q) {
   return a * w.value - static_cast<u64>((static_cast<u128>(a) * w.quotient64) >> 64) * q;
 }
+
+// x mod q, below 2q, for any x < 2^64.
+inline u64 reduce_lazy(u64 x, const Modulus& m) {
+  return x - static_cast<u64>((static_cast<u128>(x) * m.ratio) >> 64) * m.value;
+}
+
+inline u64 reduce(u64 x, const Modulus& m) { return subtract_if(reduce_lazy(x, m), m.value); }
+
+// x mod q for any x < 2^128: high * (2^64 mod q) + low.
+inline u64 reduce(u128 x, const Modulus& m) {
+  const u64 sum = multiply_lazy(static_cast<u64>(x >> 64), m.power64, m.value) +
+                  reduce_lazy(static_cast<u64>(x), m);  // below 4q
+  return subtract_if(subtract_if(sum, 2 * m.value), m.value);
+}
+
+inline u64 multiply(u64 a, u64 b, const Modulus& m) { return reduce(static_cast<u128>(a) * b, m); }
 
 inline u64 multiply(u64 a, const Factor& w, u64 q) {
   return subtract_if(multiply_lazy(a, w, q), q);

@@ -371,18 +371,26 @@ void inner_(const InnerProduct& p, std::size_t n, const Constants& c) {
     V low0 = p.base0 ? load(p.base0 + at) : zero, high0 = zero;
     V low1 = p.base1 ? load(p.base1 + at) : zero, high1 = zero;
     if (p.shifted0) low0 = add_(low0, take(p.shifted0));
-    for (std::size_t i = 0; i < p.count; ++i) {
-      const V digit = take(p.digits[i]), k0 = load(p.key0[i] + at), k1 = load(p.key1[i] + at);
-      low0 = madd_low(low0, digit, k0);
-      high0 = madd_high(high0, digit, k0);
-      low1 = madd_low(low1, digit, k1);
-      high1 = madd_high(high1, digit, k1);
-      if constexpr (!kShort) {
-        if (i % (kVectorTerms - 1) == kVectorTerms - 2) {
+    const auto sum = [&](std::size_t start, std::size_t end) {
+      for (std::size_t i = start; i < end; ++i) {
+        const V digit = take(p.digits[i]), k0 = load(p.key0[i] + at), k1 = load(p.key1[i] + at);
+        low0 = madd_low(low0, digit, k0);
+        high0 = madd_high(high0, digit, k0);
+        low1 = madd_low(low1, digit, k1);
+        high1 = madd_high(high1, digit, k1);
+      }
+    };
+    if constexpr (kShort) {
+      sum(0, p.count);
+    } else {
+      for (std::size_t start = 0; start < p.count; start += kVectorTerms - 1) {
+        if (start > 0) {
           low0 = reduce_sum(low0, high0, c);
           low1 = reduce_sum(low1, high1, c);
           high0 = high1 = zero;
         }
+        const std::size_t end = start + kVectorTerms - 1;
+        sum(start, end < p.count ? end : p.count);
       }
     }
     store(p.out0 + at, kShort ? reduce_short(low0, high0, c) : reduce_sum(low0, high0, c));
@@ -407,19 +415,23 @@ void gemm_rows(const Gemm& g, std::size_t row, std::size_t n, const Constants& c
   for (std::size_t i = 0; i < n; i += 8) {
     V low[kRows], high[kRows];
     for (std::size_t r = 0; r < kRows; ++r) low[r] = high[r] = zero;
-    for (std::size_t column = 0; column < g.columns; ++column) {
-      const V x = load(g.in[column] + i);
+    for (std::size_t start = 0; start < g.columns;) {
+      const std::size_t end =
+          g.columns - start < kVectorTerms ? g.columns : start + kVectorTerms - 1;
+      for (std::size_t column = start; column < end; ++column) {
+        const V x = load(g.in[column] + i);
 #pragma GCC unroll 8
-      for (std::size_t r = 0; r < kRows; ++r) {
-        const V w = all(weights[r * g.columns + column]);
-        low[r] = madd_low(low[r], x, w);
-        high[r] = madd_high(high[r], x, w);
-      }
-      if (column % (kVectorTerms - 1) == kVectorTerms - 2) {
         for (std::size_t r = 0; r < kRows; ++r) {
-          low[r] = reduce_sum(low[r], high[r], c);
-          high[r] = zero;
+          const V w = all(weights[r * g.columns + column]);
+          low[r] = madd_low(low[r], x, w);
+          high[r] = madd_high(high[r], x, w);
         }
+      }
+      start = end;
+      if (start == g.columns) break;
+      for (std::size_t r = 0; r < kRows; ++r) {
+        low[r] = reduce_sum(low[r], high[r], c);
+        high[r] = zero;
       }
     }
     for (std::size_t r = 0; r < kRows; ++r)
