@@ -24,7 +24,7 @@ from tensorguard.crypto import canonical, dsse
 from tensorguard.crypto.trust import TrustStore
 from tensorguard.errors import MalformedInput, TensorGuardError
 from tensorguard.keys.provider import Algorithm, KeyProvider, KeyState, Purpose, key_id
-from tensorguard.keys.signers import ProviderHybridSigner, ensure
+from tensorguard.keys.signers import ensure, seal
 from tensorguard.platform.audit.chain import (
     BEGIN,
     HEAD_TYPE,
@@ -74,7 +74,10 @@ def sign_head(
         raise AuditBroken(f"the trail does not reach event {end.seq}, its end", seq=seq)
     # (3) sign it
     head = Head(tenant_id, end.seq, end.hash, now.astimezone(UTC).isoformat())
-    envelope = dsse.seal(head.statement(), payload_type=HEAD_TYPE, signer=_signer(keys))
+    ensure(keys, HEAD_KEY, Algorithm.hybrid, Purpose.audit_head)
+    envelope = seal(
+        keys, HEAD_KEY, head.statement(), payload_type=HEAD_TYPE, purpose=Purpose.audit_head
+    )
     return trail.add_head(head, time=now, envelope=envelope)
 
 
@@ -117,11 +120,6 @@ def open_head(envelope: bytes, trust: TrustStore) -> Head:
         } if not rest:
             return Head(tenant_id, seq, digest, time)
     raise MalformedInput("a head has exactly the members hash, seq, tenant_id and time")
-
-
-def _signer(keys: KeyProvider) -> ProviderHybridSigner:
-    ensure(keys, HEAD_KEY, Algorithm.hybrid, Purpose.audit_head)
-    return ProviderHybridSigner(keys, HEAD_KEY, purpose=Purpose.audit_head)
 
 
 def _opened_end(row: AuditHead, trust: TrustStore, tenant_id: str) -> End:

@@ -1,8 +1,8 @@
 """Access tokens of devices and serving grants: signed by one Ed25519 key, for 10 minutes at most.
 
-Both are JWTs of the key `token-signing`; `typ` and `aud` keep them apart. Only the active version of
-the key is published and believed, so rotating it ends every token at once. Revoking a device stops
-new tokens at once; an issued one ends within its life.
+Both are JWTs of the key `token-signing`; `typ` and `aud` keep them apart. Every version of the key
+that is not retired is published and believed, so rotating it ends no token; retiring a version ends
+all that it signed. Revoking a device stops new tokens at once; an issued one ends within its life.
 """
 
 from __future__ import annotations
@@ -17,19 +17,37 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from msgspec import Meta
 
 from tensorguard.identity.ca import ensure_key
-from tensorguard.keys.provider import Algorithm, KeyId, KeyProvider, PublicKey, Purpose, key_id
+from tensorguard.keys.provider import (
+    Algorithm,
+    KeyId,
+    KeyNotFound,
+    KeyProvider,
+    KeyRetired,
+    KeyState,
+    PublicKey,
+    Purpose,
+    key_id,
+)
 from tensorguard.keys.signers import sign_jwt
 from tensorguard.platform.db.base import new_id
 from tensorguard.platform.oauth.issuer import issuer
 from tensorguard.platform.principal import DEVICE_SCOPES, Principal, PrincipalKind, Scope
 from tensorguard.platform.state import PlatformState
 from tensorguard.wire import grants
-from tensorguard.wire.jws import KeySet, TokenRefused, read_header, verify
+from tensorguard.wire.jws import (
+    MAX_KEYS,
+    TokenRefused,
+    UnknownSigner,
+    read_header,
+    verify,
+)
 from tensorguard.wire.oauth import ACCESS_TOKEN_KIND, PLATFORM_AUDIENCE
 
 SIGNING_KEY: Final = key_id("token-signing")
 LIFETIME: Final = timedelta(minutes=10)
 SKEW: Final = timedelta(seconds=5)  # between the platform's own processes
+MAX_DIGITS: Final = 9  # of a version number
+PUBLISHED: Final = frozenset({KeyState.pending, KeyState.active, KeyState.decrypt_only})
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +78,15 @@ def signing_key(keys: KeyProvider) -> KeyId:
 
 
 def jwks(keys: KeyProvider) -> dict[str, list[dict[str, str]]]:
-    """Return the public half as a JWK set (RFC 7517)."""
-    return {"keys": [keys.public_key(signing_key(keys)).jwk()]}
+    """Return the public keys that verify, newest first, as a JWK set (RFC 7517).
+
+    A pending version is among them, so that gateways know it before it signs. Of more than a gateway
+    reads, the oldest are left out.
+    """
+    key = signing_key(keys)
+    numbers = [info.version for info in keys.versions(key) if info.state in PUBLISHED]
+    newest = sorted(numbers, reverse=True)[:MAX_KEYS]
+    return {"keys": [keys.public_key(key, number).jwk() for number in newest]}
 
 
 def _issue(
@@ -78,7 +103,7 @@ def _issue(
         "jti": token_id,
     }
     value = sign_jwt(state.keys, key, full, kind=kind)
-    kid = state.keys.public_key(key).kid
+    kid = read_header(value).kid or ""  # what signed it, also while the key rotates
     return IssuedToken(value, token_id, int(LIFETIME.total_seconds()), kid)
 
 
@@ -127,10 +152,10 @@ def verify_access_token(state: PlatformState, token: str) -> Principal:
 
     It asks no database: a revoked device's last token ends within its life.
     """
-    # (1) signed by our active key, and an access token
-    header = read_header(token)
-    public = state.keys.public_key(signing_key(state.keys))
-    payload = verify(token, _key_set(public).key(header.kid), kinds={ACCESS_TOKEN_KIND})
+    # (1) signed by a version of our key that is not retired, and an access token
+    public = _signer(state.keys, read_header(token).kid)
+    key = Ed25519PublicKey.from_public_bytes(public.value)
+    payload = verify(token, key, kinds={ACCESS_TOKEN_KIND})
     # (2) for the platform, with every claim, from us
     try:
         claims = msgspec.json.decode(payload, type=_Claims)
@@ -158,5 +183,15 @@ def verify_access_token(state: PlatformState, token: str) -> Principal:
     )
 
 
-def _key_set(public: PublicKey) -> KeySet:
-    return KeySet({public.kid: Ed25519PublicKey.from_public_bytes(public.value)})
+def _signer(keys: KeyProvider, kid: str | None) -> PublicKey:
+    key = signing_key(keys)
+    name, _, number = (kid or "").rpartition(".")
+    if name != key or not number.isascii() or not number.isdigit() or len(number) > MAX_DIGITS:
+        raise UnknownSigner("the token names no key that is known here")
+    state = {info.version: info.state for info in keys.versions(key)}.get(int(number))
+    if state not in {KeyState.active, KeyState.decrypt_only}:
+        raise UnknownSigner("the key that signed this token verifies no more")
+    try:
+        return keys.public_key(key, int(number))
+    except (KeyNotFound, KeyRetired) as error:  # destroyed a moment ago
+        raise UnknownSigner("the key that signed this token verifies no more") from error

@@ -14,7 +14,7 @@ from tensorguard.platform.oauth.access_tokens import (
     verify_access_token,
 )
 from tensorguard.platform.principal import DEVICE_SCOPES, PrincipalKind, Scope
-from tensorguard.wire.jws import TokenRefused
+from tensorguard.wire.jws import MAX_KEYS, KeySet, TokenRefused, UnknownSigner
 
 
 @pytest.fixture
@@ -92,3 +92,39 @@ def test_an_edited_token_is_refused_over_http(sqlite_platform, state):
 def test_the_key_set_holds_public_members_only(state):
     (key,) = jwks(state.keys)["keys"]
     assert key.keys() == {"alg", "crv", "kid", "kty", "use", "x"}
+
+
+def test_rotating_the_key_ends_no_token_and_retiring_a_version_ends_its_own(sqlite_platform, state):
+    first = issued(state)
+    state.keys.stage(signing_key(state.keys))
+    state.keys.rotate(signing_key(state.keys))
+    second = issued(state)
+    published = sqlite_platform.client.get("/.well-known/jwks.json").json()["keys"]
+    assert [key["kid"] for key in published] == ["token-signing.2", "token-signing.1"]
+    for token in (first, second):
+        assert verify_access_token(state, token).device_id == "device-1"
+    state.keys.retire(signing_key(state.keys), 1)
+    assert [key["kid"] for key in jwks(state.keys)["keys"]] == ["token-signing.2"]
+    with pytest.raises(UnknownSigner):
+        verify_access_token(state, first)
+    assert verify_access_token(state, second).device_id == "device-1"
+
+
+def test_a_pending_version_is_published_and_believed_only_when_it_signs(state):
+    key = signing_key(state.keys)
+    state.keys.stage(key)
+    assert {row["kid"] for row in jwks(state.keys)["keys"]} == {
+        "token-signing.1",
+        "token-signing.2",
+    }
+    state.keys.rotate(key)
+    assert verify_access_token(state, issued(state)).device_id == "device-1"
+
+
+def test_more_versions_than_a_gateway_reads_are_published_from_the_newest(state):
+    key = signing_key(state.keys)
+    for _ in range(MAX_KEYS + 2):
+        state.keys.rotate(key)
+    published = jwks(state.keys)
+    assert len(published["keys"]) == MAX_KEYS
+    assert KeySet.from_json(json.dumps(published).encode()).key(f"token-signing.{MAX_KEYS + 3}")
