@@ -10,12 +10,19 @@ import tensorguard_moai_native as native
 from support import moai
 from tensorguard.errors import MalformedInput, TooLarge
 from tensorguard.moai import residues, strict
+from tensorguard.moai.backends.base import open_backend
 from tensorguard.moai.backends.native import NativeBackend
 from tensorguard.moai.compile import compile_network
 from tensorguard.moai.compile.network import Activation, Dense
 from tensorguard.wire.frames import Kind, ParametersMismatch, SecretKeyInUpload, parse_frame
 
 MODELS = {model.__name__: model for model in (moai.tiny, moai.square, moai.reacher, moai.digits)}
+
+
+def test_the_table_opens_it_by_its_name():
+    backend = open_backend("native")
+    assert isinstance(backend, NativeBackend)
+    assert backend.name == "native"
 
 
 def load(ready, **options):

@@ -58,7 +58,7 @@ class Backend(Protocol):
 
 class BackendUnusable(ConfigurationError):
     code = "moai_backend"
-    remedy = "Set TG_MOAI_BACKEND to a backend of this version: tenseal."
+    remedy = "Set TG_MOAI_BACKEND to tenseal, or install tensorguard-moai-native for native."
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,10 @@ class Row:
 
 
 SUPPORTED_BACKENDS: Mapping[str, Row] = MappingProxyType(
-    {"tenseal": Row("tensorguard.moai.backends.tenseal", "TenSealBackend")}
+    {
+        "tenseal": Row("tensorguard.moai.backends.tenseal", "TenSealBackend"),
+        "native": Row("tensorguard.moai.backends.native", "NativeBackend"),
+    }
 )
 
 
