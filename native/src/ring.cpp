@@ -9,7 +9,7 @@ namespace tg {
 
 namespace {
 
-constexpr std::size_t kPoolWords = std::size_t{1} << 25;  // 256 MiB of buffers are kept at most
+constexpr std::size_t kPoolWords = std::size_t{1} << 23;  // 64 MiB of buffers are kept at most
 
 unsigned check_threads(unsigned threads) {
   if (threads < 1 || threads > kMaxThreads)
