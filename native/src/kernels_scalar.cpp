@@ -113,84 +113,57 @@ void permute(u64* out, const u64* a, const u64* base, std::size_t n, const Permu
   }
 }
 
-// Rows of polynomials lie a power of two apart and fall into one set of the first-level cache. So eight
-// values of each are copied side by side before they are used eight times.
-constexpr std::size_t kTile = 32;
-using Lines = std::array<std::array<u64, 8>, kTile>;
-
-void inner(const InnerProduct& p, std::size_t n, const Modulus& m) {
-  constexpr std::array<u64, 8> straight{0, 1, 2, 3, 4, 5, 6, 7};
-  Lines digit, key0, key1;
+template <bool kPermuted>
+void inner_(const InnerProduct& p, std::size_t n, const Modulus& m) {
   for (std::size_t block = 0; block < n / 8; ++block) {
     const std::size_t at = 8 * block;
-    const std::size_t from = p.permutation ? p.permutation->source[block] : at;
-    const auto& lanes =
-        p.permutation ? p.permutation->lanes[p.permutation->pattern[block]] : straight;
-    u128 sum0[8], sum1[8];
+    const std::size_t from = kPermuted ? p.permutation->source[block] : at;
+    const u64* lanes =
+        kPermuted ? p.permutation->lanes[p.permutation->pattern[block]].data() : nullptr;
     for (std::size_t t = 0; t < 8; ++t) {
-      sum0[t] = p.base0 ? p.base0[at + t] : 0;
-      sum1[t] = p.base1 ? p.base1[at + t] : 0;
-      if (p.shifted0) sum0[t] += p.shifted0[from + lanes[t]];
-    }
-    std::size_t terms = 2;  // in units of (q - 1)^2: both addends are less than one each
-    for (std::size_t start = 0; start < p.count; start += kTile, terms += kTile) {
-      const std::size_t size = std::min(p.count - start, kTile);
-      if (terms + size > kScalarTerms) {
-        for (std::size_t t = 0; t < 8; ++t) {
-          sum0[t] = reduce(sum0[t], m);
-          sum1[t] = reduce(sum1[t], m);
+      const std::size_t to = at + t, source = from + (kPermuted ? lanes[t] : t);
+      u128 sum0 = p.base0 ? p.base0[to] : 0;
+      u128 sum1 = p.base1 ? p.base1[to] : 0;
+      if (p.shifted0) sum0 += p.shifted0[source];
+      for (std::size_t start = 0; start < p.count;) {
+        // two of the terms that fit are left for the addends, or for what was reduced before
+        const std::size_t end = std::min(p.count, start + kScalarTerms - 2);
+        for (std::size_t i = start; i < end; ++i) {
+          const u64 digit = p.digits[i][source];
+          sum0 += static_cast<u128>(digit) * p.key0[i][to];
+          sum1 += static_cast<u128>(digit) * p.key1[i][to];
         }
-        terms = 1;
+        sum0 = reduce(sum0, m);
+        sum1 = reduce(sum1, m);
+        start = end;
       }
-      for (std::size_t i = 0; i < size; ++i) {
-        for (std::size_t t = 0; t < 8; ++t) digit[i][t] = p.digits[start + i][from + lanes[t]];
-        std::copy_n(p.key0[start + i] + at, 8, key0[i].begin());
-        std::copy_n(p.key1[start + i] + at, 8, key1[i].begin());
-      }
-      for (std::size_t t = 0; t < 8; ++t) {
-        u128 first = sum0[t], second = sum1[t];
-        for (std::size_t i = 0; i < size; ++i) {
-          first += static_cast<u128>(digit[i][t]) * key0[i][t];
-          second += static_cast<u128>(digit[i][t]) * key1[i][t];
-        }
-        sum0[t] = first;
-        sum1[t] = second;
-      }
-    }
-    for (std::size_t t = 0; t < 8; ++t) {
-      p.out0[at + t] = reduce(sum0[t], m);
-      p.out1[at + t] = reduce(sum1[t], m);
+      p.out0[to] = static_cast<u64>(sum0);
+      p.out1[to] = static_cast<u64>(sum1);
     }
   }
 }
 
+void inner(const InnerProduct& p, std::size_t n, const Modulus& m) {
+  p.permutation ? inner_<true>(p, n, m) : inner_<false>(p, n, m);
+}
+
 void gemm(const Gemm& g, std::size_t n, const Modulus& m) {
-  constexpr std::size_t rows_at_once = 8;
-  Lines x;
+  constexpr std::size_t rows_at_once = 4;
   for (std::size_t row = 0; row < g.rows; row += rows_at_once) {
     const std::size_t rows = std::min(g.rows - row, rows_at_once);
-    for (std::size_t at = 0; at < n; at += 8) {
-      u128 sums[rows_at_once][8] = {};
-      std::size_t terms = 0;
-      for (std::size_t start = 0; start < g.columns; start += kTile, terms += kTile) {
-        const std::size_t size = std::min(g.columns - start, kTile);
-        if (terms + size > kScalarTerms) {
-          for (auto& line : sums)
-            for (u128& sum : line) sum = reduce(sum, m);
-          terms = 1;
+    for (std::size_t i = 0; i < n; ++i) {
+      u128 sums[rows_at_once] = {};
+      for (std::size_t start = 0; start < g.columns;) {
+        const std::size_t end = std::min(g.columns, start + kScalarTerms - 1);
+        for (std::size_t column = start; column < end; ++column) {
+          const u64 x = g.in[column][i];
+          for (std::size_t r = 0; r < rows; ++r)
+            sums[r] += static_cast<u128>(x) * g.weights[(row + r) * g.columns + column];
         }
-        for (std::size_t i = 0; i < size; ++i) std::copy_n(g.in[start + i] + at, 8, x[i].begin());
-        for (std::size_t r = 0; r < rows; ++r) {
-          const u64* weights = g.weights + (row + r) * g.columns + start;
-          for (std::size_t t = 0; t < 8; ++t) {
-            u128 sum = sums[r][t];
-            for (std::size_t i = 0; i < size; ++i) sum += static_cast<u128>(x[i][t]) * weights[i];
-            sums[r][t] = sum;
-          }
-        }
+        for (std::size_t r = 0; r < rows; ++r) sums[r] = reduce(sums[r], m);
+        start = end;
       }
-      for (std::size_t r = 0; r < rows; ++r)
-        for (std::size_t t = 0; t < 8; ++t) g.out[row + r][at + t] = reduce(sums[r][t], m);
+      for (std::size_t r = 0; r < rows; ++r) g.out[row + r][i] = static_cast<u64>(sums[r]);
     }
   }
 }
