@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import binascii
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
@@ -22,6 +23,7 @@ from pydantic import SecretBytes, SecretStr
 from tensorguard.errors import ConfigurationError
 
 MAX_VARIABLE = 64 * 1024  # nothing we read from the environment is longer
+NAMED_VARIABLE = re.compile(r"TG_[A-Z0-9_]{1,60}")
 
 
 class Environment(StrEnum):
@@ -165,6 +167,40 @@ class Settings:
     audit_head_seconds: int = _env(
         "TG_AUDIT_HEAD_SECONDS", _positive, "how often the ends of audit trails are signed", 300
     )
+    agent_dir: Path | None = _env(
+        "TG_AGENT_DIR", _path, "folder of the agent: identity, spool, socket; 0700"
+    )
+    agent_url: str | None = _env("TG_AGENT_URL", _url, "the platform that the agent enrols at")
+    agent_name: str | None = _env("TG_AGENT_NAME", _text, "name that the agent enrols under")
+    agent_token_file: Path | None = _env(
+        "TG_AGENT_TOKEN_FILE", _path, "file with the one-time enrolment token; 0600"
+    )
+    agent_socket: Path | None = _env(
+        "TG_AGENT_SOCKET",
+        _path,
+        "Unix socket that takes JSON lines; default TG_AGENT_DIR/agent.sock",
+    )
+    agent_spool_bytes: int = _limit(
+        "TG_AGENT_SPOOL_BYTES", 256 * MIB, "samples that the agent keeps until they are delivered"
+    )
+    agent_batch_rows: int = _limit(
+        "TG_AGENT_BATCH_ROWS", 500, "samples of one request, at most 1000"
+    )
+    agent_interval_seconds: int = _limit(
+        "TG_AGENT_INTERVAL_SECONDS", 1, "how long the agent collects before it sends"
+    )
+    agent_system_seconds: int = _limit(
+        "TG_AGENT_SYSTEM_SECONDS", 10, "how often the agent records the machine's own metrics"
+    )
+    notify_socket: str | None = _env(
+        "NOTIFY_SOCKET", _text, "set by systemd: where the agent says that it is ready"
+    )
+    watchdog_usec: int | None = _env(
+        "WATCHDOG_USEC", _positive, "set by systemd: microseconds between signs of life"
+    )
+    key_policy_seconds: int = _env(
+        "TG_KEY_POLICY_SECONDS", _positive, "how often key rotation policies are looked at", 60
+    )
     log_level: str = _env("TG_LOG_LEVEL", _text, "DEBUG, INFO, WARNING or ERROR", "INFO")
 
     max_body_bytes: int = _limit("TG_MAX_BODY_BYTES", MIB, "an ordinary request body")
@@ -213,6 +249,19 @@ class Settings:
             except (ValueError, OverflowError) as error:
                 malformed[name] = str(error)
         return cls(**values, malformed=malformed)
+
+    @staticmethod
+    def named_secret(name: str, environ: Mapping[str, str] | None = None) -> SecretBytes:
+        """Return the secret in the variable that an operator named. Raises `ConfigurationError`."""
+        if not NAMED_VARIABLE.fullmatch(name):
+            raise ConfigurationError(f"{name[:64]!r} cannot name a variable of ours: TG_…")
+        raw = (os.environ if environ is None else environ).get(name)
+        if not raw:
+            raise ConfigurationError(f"{name} is not set")
+        try:
+            return secret_bytes(raw[:MAX_VARIABLE])
+        except ValueError as error:
+            raise ConfigurationError(f"{name} {error}") from error
 
     @property
     def production(self) -> bool:

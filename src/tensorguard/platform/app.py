@@ -27,12 +27,16 @@ from tensorguard.platform.db.engine import open_engine
 from tensorguard.platform.devices.endpoints import router as devices
 from tensorguard.platform.health import router as health
 from tensorguard.platform.identity.endpoints import router as certificates
+from tensorguard.platform.keys.endpoints import router as keyrings
+from tensorguard.platform.keys.envelope import Envelope
+from tensorguard.platform.keys.periodic import key_policies
 from tensorguard.platform.oauth.endpoints import router as oauth
 from tensorguard.platform.packs.endpoints import router as packs
 from tensorguard.platform.secrets import Secrets
 from tensorguard.platform.state import PlatformState
 from tensorguard.platform.telemetry.endpoints import router as telemetry
 from tensorguard.platform.telemetry.parts import TelemetryParts
+from tensorguard.platform.tenant_secrets.endpoints import router as tenant_secrets
 from tensorguard.platform.users.endpoints import router as people
 from tensorguard.settings import Settings
 
@@ -57,10 +61,13 @@ ROUTERS: Final[tuple[APIRouter, ...]] = (
     certificates,
     oauth,
     packs,
+    keyrings,
+    tenant_secrets,
 )
 
 Background = Callable[[PlatformState], AbstractAsyncContextManager[None]]
-BACKGROUND: Final[tuple[Background, ...]] = (periodic_heads,)  # what runs while the app does
+# what runs while the app does
+BACKGROUND: Final[tuple[Background, ...]] = (periodic_heads, key_policies)
 
 PROBES: Final = Probes(key_provider=self_test.probe, database_revision=revision.probe)
 
@@ -86,6 +93,7 @@ def create_app(settings: Settings | None = None, *, now: Callable[[], datetime] 
     logs.configure(chosen.log_level)
     metrics = Metrics("platform")
     engine = open_engine(chosen)
+    keys = open_provider(chosen)
     app = FastAPI(
         title="TensorGuardFlow platform",
         version=__version__,
@@ -98,7 +106,8 @@ def create_app(settings: Settings | None = None, *, now: Callable[[], datetime] 
         settings=chosen,
         engine=engine,
         sessions=sessionmaker(engine, expire_on_commit=False),
-        keys=open_provider(chosen),
+        keys=keys,
+        envelope=Envelope(keys),
         secrets=Secrets(chosen.need("secret_key")),
         metrics=metrics,
         now=now,

@@ -23,6 +23,7 @@ class Scope(StrEnum):
     packs_write = "packs:write"
     keys_read = "keys:read"
     keys_write = "keys:write"
+    keys_use = "keys:use"
     users_read = "users:read"
     users_write = "users:write"
     tokens_write = "tokens:write"
@@ -64,12 +65,13 @@ ROLE_SCOPES: Final[Mapping[Role, frozenset[Scope]]] = MappingProxyType(
         | {
             Scope.keys_read,
             Scope.keys_write,
+            Scope.keys_use,
             Scope.audit_read,
             Scope.users_read,
             Scope.devices_write,
             Scope.tokens_write,
         },
-        Role.admin: frozenset(Scope) - {Scope.keys_write, Scope.telemetry_write},
+        Role.admin: frozenset(Scope) - {Scope.keys_write, Scope.keys_use, Scope.telemetry_write},
     }
 )
 

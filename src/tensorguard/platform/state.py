@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from tensorguard.keys.provider import KeyProvider
 from tensorguard.observability.metrics import Metrics
 from tensorguard.platform.devices.limiter import FailureLimiter
+from tensorguard.platform.keys.envelope import Envelope
 from tensorguard.platform.secrets import Secrets
 from tensorguard.platform.telemetry.parts import TelemetryParts
 from tensorguard.platform.users.passwords import Passwords
@@ -28,6 +29,7 @@ class PlatformState:
     engine: Engine
     sessions: sessionmaker[Session]
     keys: KeyProvider
+    envelope: Envelope
     secrets: Secrets
     metrics: Metrics
     now: Callable[[], datetime]

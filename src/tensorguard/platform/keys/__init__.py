@@ -1,0 +1,1 @@
+"""Keyrings: which keys a tenant has, when they rotate, and who used them."""

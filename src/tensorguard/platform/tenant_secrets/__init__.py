@@ -1,0 +1,1 @@
+"""Credentials of integrations that tenants store: sealed, used by the platform, never shown."""
