@@ -5,16 +5,16 @@ BIN := .venv/bin
 QUICKSTART_ARGS ?=
 PYTEST_ARGS ?=
 
-.PHONY: help run ci setup test bench lint format types imports lock clean
+.PHONY: help run ci setup test sanitize bench lint format types imports lock clean
 
 help: ## show the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 run: ## set everything up and run the Reacher arm end to end (QUICKSTART_ARGS="--once --json")
-	@scripts/setup.sh run
+	@scripts/setup.sh run $(if $(findstring native,$(QUICKSTART_ARGS)),native)
 	@exec $(BIN)/python examples/reacher/quickstart.py $(QUICKSTART_ARGS)
 
-ci: setup lint types imports test ## everything that CI checks
+ci: setup lint types imports sanitize test ## everything that CI checks
 	@echo "ci: all checks passed"
 
 setup:
@@ -22,6 +22,9 @@ setup:
 
 test: setup ## all tests, with every real peer
 	$(BIN)/python -m pytest -n 2 --dist loadgroup $(PYTEST_ARGS)
+
+sanitize: setup ## the native runtime's self-test under AddressSanitizer and UndefinedBehaviorSanitizer
+	PATH=$(CURDIR)/$(BIN):$$PATH $(MAKE) -C native sanitize
 
 bench: setup ## the inference bench
 	$(BIN)/tensorguard bench inference
@@ -44,4 +47,4 @@ lock: setup ## resolve the hash-pinned locks anew
 	scripts/lock.sh
 
 clean: ## remove what the targets made
-	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .home
+	rm -rf native/build .venv build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .home

@@ -10,8 +10,6 @@ import pytest
 import tensorguard
 from tensorguard import errors
 
-NATIVE = "tensorguard.moai.backends.native"  # needs the compiled runtime; defines no error
-
 
 def every(error: type[errors.TensorGuardError]) -> list[type[errors.TensorGuardError]]:
     return [error, *(found for child in error.__subclasses__() for found in every(child))]
@@ -27,7 +25,7 @@ def test_error_without_code_or_remedy_cannot_be_defined(missing: str) -> None:
 
 def test_one_code_has_one_status_and_belongs_to_one_package() -> None:
     for module in pkgutil.walk_packages(tensorguard.__path__, "tensorguard."):
-        if module.name not in {"tensorguard.platform.db.migrations.env", NATIVE}:
+        if module.name != "tensorguard.platform.db.migrations.env":
             importlib.import_module(module.name)
     found: dict[str, set[tuple[int, str]]] = {}
     for error in every(errors.TensorGuardError):
