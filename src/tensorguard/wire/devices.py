@@ -104,9 +104,10 @@ class CertificateView(Message):
 
 
 class FleetCaView(Message):
-    """A tenant's root."""
+    """A tenant's root; certificates may chain to the ones that it replaced until they expire."""
 
     tenant: str
     pem: str
     sha256: str
     not_after: datetime
+    replaced_pems: tuple[str, ...] = ()

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Final
 
 from cryptography.hazmat.primitives import hashes
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter, Depends, Request
 
 from tensorguard.identity import chain
 from tensorguard.platform.auth import require
@@ -13,9 +13,12 @@ from tensorguard.platform.identity.repository import CertificateRepository, Root
 from tensorguard.platform.paging import Page, Paging
 from tensorguard.platform.principal import Principal, Scope
 from tensorguard.platform.session import Database
+from tensorguard.platform.state import state_of
 from tensorguard.wire.devices import CertificateView, FleetCaView
 
 router = APIRouter(prefix="/api/v1/certificates", tags=["certificates"])
+
+MAX_REPLACED: Final = 32  # roots that one answer names
 
 Reader = Annotated[Principal, Depends(require(Scope.devices_read))]
 
@@ -33,11 +36,18 @@ def certificates(principal: Reader, session: Database, paging: Paging) -> Page[C
 
 
 @router.get("/ca")
-def fleet_ca(principal: Reader, session: Database) -> FleetCaView:
-    """Return the tenant's root."""
-    root = RootRepository(session, tenant_id=principal.tenant_id).get()
-    digest = chain.load(root.pem).fingerprint(hashes.SHA256()).hex()
-    return FleetCaView(tenant=root.tenant_id, pem=root.pem, sha256=digest, not_after=root.not_after)
+def fleet_ca(request: Request, principal: Reader, session: Database) -> FleetCaView:
+    """Return the tenant's root, and the ones before it to which certificates may still chain."""
+    roots = RootRepository(session, tenant_id=principal.tenant_id)
+    root = roots.get()
+    before = roots.replaced(now=state_of(request).now(), limit=MAX_REPLACED)
+    return FleetCaView(
+        tenant=root.tenant_id,
+        pem=root.pem,
+        sha256=chain.load(root.pem).fingerprint(hashes.SHA256()).hex(),
+        not_after=root.not_after,
+        replaced_pems=tuple(old.pem for old in before),
+    )
 
 
 @router.get("/{serial}")

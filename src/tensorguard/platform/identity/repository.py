@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 
 from tensorguard.errors import NotFound
 from tensorguard.platform.db.tables.devices import Certificate, FleetRoot
+from tensorguard.platform.db.tables.keys import ReplacedRoot
 from tensorguard.platform.db.upsert import insert_if_absent
 
 
@@ -23,9 +24,11 @@ class RootRepository:
         """Return the root, if it was made."""
         return self._session.get(FleetRoot, self._tenant_id)
 
-    def get(self) -> FleetRoot:
-        """Return the root. Raises `NotFound`."""
-        root = self.find()
+    def get(self, *, lock: bool = False) -> FleetRoot:
+        """Return the root, locked against other writers if asked. Raises `NotFound`."""
+        root = self._session.get(
+            FleetRoot, self._tenant_id, with_for_update=lock or None, populate_existing=lock
+        )
         if root is None:
             raise NotFound("this tenant has no fleet CA yet; the first enrolment makes it")
         return root
@@ -42,6 +45,33 @@ class RootRepository:
             "not_after": not_after,
         }
         return insert_if_absent(self._session, FleetRoot, values)
+
+    def replace(
+        self, root: FleetRoot, *, sha256: str, pem: str, not_after: datetime, now: datetime
+    ) -> None:
+        """Put a new root in the place of `root`, whose digest is `sha256`, and keep that one."""
+        old = ReplacedRoot(
+            tenant_id=self._tenant_id,
+            sha256=sha256,
+            key_id=root.key_id,
+            pem=root.pem,
+            created=root.created,
+            not_after=root.not_after,
+            replaced=now,
+        )
+        self._session.add(old)
+        root.pem, root.created, root.not_after = pem, now, not_after
+        self._session.flush()
+
+    def replaced(self, *, now: datetime, limit: int) -> list[ReplacedRoot]:
+        """Return up to `limit` replaced roots that have not expired, newest first."""
+        query = (
+            select(ReplacedRoot)
+            .where(ReplacedRoot.tenant_id == self._tenant_id, ReplacedRoot.not_after > now)
+            .order_by(ReplacedRoot.replaced.desc())
+            .limit(limit)
+        )
+        return list(self._session.scalars(query))
 
 
 class CertificateRepository:

@@ -85,7 +85,7 @@ class Envelope:
         self, provider: KeyProvider, *, cache: DataKeyCache | None = None, key: KeyId = DATA_AT_REST
     ) -> None:
         self._provider, self._key = provider, key
-        self._cache = cache or DataKeyCache(provider)
+        self._cache = DataKeyCache(provider) if cache is None else cache
 
     def seal(self, plaintext: SecretBytes, place: Place) -> Sealed:
         """Seal a value for its place, under a fresh data key."""
