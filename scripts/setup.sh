@@ -23,6 +23,7 @@ if [ "$kind" = dev ]; then
   need git command -v git
   need postgresql has_postgresql
   need softhsm2 command -v softhsm2-util
+  need prometheus command -v prometheus
 fi
 if [ "$native" = native ]; then
   need g++ command -v g++

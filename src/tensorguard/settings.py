@@ -227,6 +227,24 @@ class Settings:
     max_sample_age_days: int = _limit(
         "TG_MAX_SAMPLE_AGE_DAYS", 30, "days for which a late telemetry sample is still taken"
     )
+    max_intake_bytes: int = _limit(
+        "TG_MAX_INTAKE_BYTES", 48 * MIB, "telemetry bodies that wait to be stored, together"
+    )
+    max_intake_requests: int = _limit(
+        "TG_MAX_INTAKE_REQUESTS", 1024, "telemetry requests that wait to be stored"
+    )
+    max_device_rate: int = _limit(
+        "TG_MAX_DEVICE_RATE", 50_000, "samples a second of one device, ten seconds at once"
+    )
+    max_tenant_rate: int = _limit(
+        "TG_MAX_TENANT_RATE", 500_000, "samples a second of one tenant, ten seconds at once"
+    )
+    telemetry_retention_days: int = _env(
+        "TG_TELEMETRY_RETENTION_DAYS", _positive, "days for which samples are kept", 365
+    )
+    max_export_points: int = _limit(
+        "TG_MAX_EXPORT_POINTS", 10_000_000, "samples of one CSV or Parquet export"
+    )
     max_query_points: int = _limit("TG_MAX_QUERY_POINTS", 11_000, "points that one query returns")
     max_page: int = _limit("TG_MAX_PAGE", 500, "items on one page of a list")
 

@@ -30,7 +30,10 @@ VALUES: list[tuple[type, object]] = [
     (sql_types.JSON, {}),
 ]
 # What a table needs on PostgreSQL before it takes a row; the platform makes partitions as data comes.
-PREPARE = {"sample": "CREATE TABLE IF NOT EXISTS sample_p0 PARTITION OF sample DEFAULT"}
+PREPARE = {
+    name: f"CREATE TABLE IF NOT EXISTS {name}_p0 PARTITION OF {name} DEFAULT"
+    for name in ("sample", "document")
+}
 
 
 def revisions() -> list[str]:

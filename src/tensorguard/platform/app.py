@@ -34,6 +34,8 @@ from tensorguard.platform.oauth.endpoints import router as oauth
 from tensorguard.platform.packs.endpoints import router as packs
 from tensorguard.platform.secrets import Secrets
 from tensorguard.platform.state import PlatformState
+from tensorguard.platform.telemetry import background as telemetry_background
+from tensorguard.platform.telemetry.callers import StillAllowed
 from tensorguard.platform.telemetry.endpoints import router as telemetry
 from tensorguard.platform.telemetry.parts import TelemetryParts
 from tensorguard.platform.tenant_secrets.endpoints import router as tenant_secrets
@@ -67,7 +69,11 @@ ROUTERS: Final[tuple[APIRouter, ...]] = (
 
 Background = Callable[[PlatformState], AbstractAsyncContextManager[None]]
 # what runs while the app does
-BACKGROUND: Final[tuple[Background, ...]] = (periodic_heads, key_policies)
+BACKGROUND: Final[tuple[Background, ...]] = (
+    periodic_heads,
+    key_policies,
+    telemetry_background.writer,
+)
 
 PROBES: Final = Probes(key_provider=self_test.probe, database_revision=revision.probe)
 
@@ -102,16 +108,24 @@ def create_app(settings: Settings | None = None, *, now: Callable[[], datetime] 
         openapi_url=None,
         lifespan=_lifespan,
     )
+    sessions = sessionmaker(engine, expire_on_commit=False)
     app.state.platform = PlatformState(
         settings=chosen,
         engine=engine,
-        sessions=sessionmaker(engine, expire_on_commit=False),
+        sessions=sessions,
         keys=keys,
         envelope=Envelope(keys),
         secrets=Secrets(chosen.need("secret_key")),
         metrics=metrics,
         now=now,
-        telemetry=TelemetryParts.build(chosen, metrics.registry, dialect=engine.dialect.name),
+        telemetry=TelemetryParts.build(
+            chosen,
+            metrics.registry,
+            engine=engine,
+            sessions=sessions,
+            check=StillAllowed(now),
+            now=now,
+        ),
     )
     problems.install(app)
     outage.install(app)

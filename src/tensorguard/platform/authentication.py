@@ -8,6 +8,7 @@ role at this moment; a token never has more than its creator has at this moment.
 from __future__ import annotations
 
 import hmac
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
@@ -155,6 +156,23 @@ def _api_token(state: PlatformState, session: Session, token: str) -> Principal:
         scopes=_token_scopes(row, ROLE_SCOPES[Role(creator.role)]),
         device_id=row.device_id,
     )
+
+
+def api_tokens_that_may(
+    session: Session, token_ids: Collection[str], scope: Scope, *, now: datetime
+) -> set[str]:
+    """Return which of these API tokens hold now, with `scope`."""
+    found = session.execute(
+        select(ApiToken, UserAccount)
+        .join(UserAccount, UserAccount.id == ApiToken.created_by)
+        .where(ApiToken.id.in_(token_ids), ApiToken.revoked.is_(None), ApiToken.expires > now)
+    )
+    good: set[str] = set()
+    for row, creator in found:
+        if not creator.disabled and scope in _token_scopes(row, ROLE_SCOPES[Role(creator.role)]):
+            _touch(row, now)
+            good.add(row.id)
+    return good
 
 
 def _touch(row: ApiToken, now: datetime) -> None:

@@ -24,6 +24,7 @@ MAX_NAME = 255  # characters; OpenTelemetry's own limit for a metric name
 MAX_UNIT = 63  # characters; OpenTelemetry's own limit for a unit
 MAX_LABEL_KEY = 128
 MAX_LABEL_VALUE = 1024
+MAX_TEXT = 4096  # characters of a value that is text
 MAX_BATCH_KEY = 255
 MAX_LISTED = 1000  # rejections that one answer lists; it counts all of them
 
@@ -44,10 +45,10 @@ class BadTime(MalformedInput):
 
 
 class Sample(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
-    """One number of one series at one time."""
+    """One value of one series at one time: a number, a truth or a text."""
 
     name: str
-    value: float
+    value: float | bool | str
     ts: int | str
     labels: dict[str, str] = msgspec.field(default_factory=dict)
     unit: str = ""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import zlib
 from typing import Final
 
+from cramjam import DecompressionError, snappy
+
 from tensorguard.errors import MalformedInput, TooLarge, UnsupportedMedia
 
 PROTOBUF: Final = "application/x-protobuf"
@@ -20,6 +22,18 @@ def media_type(header: str | None, known: frozenset[str]) -> str:
     if found not in known:
         raise UnsupportedMedia(f"the content type must be one of: {', '.join(sorted(known))}")
     return found
+
+
+def unsnap(body: bytes, encoding: str | None, *, limit: int) -> bytes:
+    """Return what Prometheus sent: one snappy block, whose head says how much it holds."""
+    if (encoding or "snappy").strip().lower() != "snappy":
+        raise UnsupportedMedia("the content encoding must be snappy")
+    try:
+        if snappy.decompress_raw_len(body) > limit:
+            raise TooLarge(f"the body may have at most {limit} bytes when decompressed")
+        return bytes(snappy.decompress_raw(body))
+    except DecompressionError as error:
+        raise MalformedInput("the body is not a snappy block") from error
 
 
 def decompress(body: bytes, encoding: str | None, *, limit: int) -> bytes:

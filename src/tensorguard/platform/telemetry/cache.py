@@ -1,47 +1,94 @@
-"""Series ids that this process has seen committed: bounded, and safe to use from many threads."""
+"""What this process knows to be committed: series ids and days. Bounded, and read without a lock.
+
+A series is found by the very bytes that an exporter repeats in each request, so that its labels are
+read and checked once. The tables have two generations: what was not asked for while one filled up
+goes with the older one.
+"""
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from threading import Lock
+from typing import Final, Generic, TypeVar
 
-from tensorguard.platform.telemetry.points import Identity
+CAPACITY: Final = 20_000  # entries of a generation; about half a kilobyte each
 
-CAPACITY = 20_000  # series; about a kilobyte each
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
 
 
-class SeriesCache:
-    """The least recently used id makes room. Only committed series may be put here."""
+class Generations(Generic[K, V]):
+    """A bounded map. A race between two threads can only lose an entry, which is then found anew."""
 
     def __init__(self, capacity: int = CAPACITY) -> None:
         self._capacity = capacity
-        self._ids: OrderedDict[tuple[str, Identity], int] = OrderedDict()
+        self.young: dict[K, V] = {}
+        self._old: dict[K, V] = {}
+
+    def __len__(self) -> int:
+        return len(self.young) + len(self._old)
+
+    def get(self, key: K) -> V | None:
+        """Return what is known, and keep it for longer."""
+        found = self.young.get(key)
+        if found is None:
+            found = self._old.get(key)
+            if found is not None:
+                self.put(key, found)
+        return found
+
+    def put(self, key: K, value: V) -> None:
+        """Remember."""
+        if len(self.young) >= self._capacity:
+            self._old, self.young = self.young, {}
+        self.young[key] = value
+
+    def drop(self, key: K) -> None:
+        """Forget one entry."""
+        self.young.pop(key, None)
+        self._old.pop(key, None)
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self.young, self._old = {}, {}
+
+
+RawKey = tuple[int, Hashable]  # the context's number, and what tells series apart within it
+SeriesKey = tuple[str, bytes]  # tenant, SHA-256 of the identity
+
+
+class KnownSeries:
+    """Ids of committed series, by their identity and by the bytes that name them."""
+
+    def __init__(self, capacity: int = CAPACITY) -> None:
+        self.raw: Generations[RawKey, int] = Generations(capacity)
+        self._by_key: Generations[SeriesKey, int] = Generations(capacity)
+        self._contexts: Generations[Hashable, int] = Generations(capacity)
+        self._next = 0
         self._lock = Lock()
 
     def __len__(self) -> int:
-        return len(self._ids)
+        return len(self.raw)
 
-    def find(self, tenant_id: str, identities: Iterable[Identity]) -> dict[Identity, int]:
-        """Return the ids that are known."""
-        found: dict[Identity, int] = {}
-        with self._lock:
-            for identity in identities:
-                key = (tenant_id, identity)
-                series_id = self._ids.get(key)
-                if series_id is not None:
-                    self._ids.move_to_end(key)
-                    found[identity] = series_id
+    def context(self, key: Hashable) -> int:
+        """Return the number of what surrounds samples: owner, resource, scope, metric."""
+        found = self._contexts.get(key)
+        if found is None:
+            with self._lock:
+                self._next += 1
+                found = self._next  # never given twice: an evicted context strands its entries
+            self._contexts.put(key, found)
         return found
 
-    def put(self, tenant_id: str, ids: Mapping[Identity, int]) -> None:
+    def find(self, tenant_id: str, keys: Iterable[bytes]) -> dict[bytes, int]:
+        """Return the ids that are known."""
+        pairs = ((key, self._by_key.get((tenant_id, key))) for key in keys)
+        return {key: series_id for key, series_id in pairs if series_id is not None}
+
+    def put(self, tenant_id: str, ids: Mapping[bytes, int]) -> None:
         """Remember ids that were committed."""
-        with self._lock:
-            for identity, series_id in ids.items():
-                self._ids[tenant_id, identity] = series_id
-                self._ids.move_to_end((tenant_id, identity))
-            while len(self._ids) > self._capacity:
-                self._ids.popitem(last=False)
+        for key, series_id in ids.items():
+            self._by_key.put((tenant_id, key), series_id)
 
 
 class KnownDays:
@@ -61,6 +108,6 @@ class KnownDays:
             self._days |= frozenset(days)
 
     def clear(self) -> None:
-        """Forget all days, after the database contradicted one."""
+        """Forget all days, after the database contradicted one, or some were dropped."""
         with self._lock:
             self._days = frozenset()

@@ -1,22 +1,23 @@
-"""Routes of telemetry. A body is read before the transaction begins and stored within it."""
+"""Routes of telemetry. What comes in is stored by the intake's writer and answered after its commit."""
 
 from __future__ import annotations
 
-from typing import Annotated
+import asyncio
+from typing import Annotated, Final
 
 import msgspec
 from fastapi import APIRouter, Depends, Request, Response
 from google.protobuf import json_format
 
-from tensorguard.errors import MalformedInput, Unauthenticated
+from tensorguard.errors import MalformedInput
 from tensorguard.platform.auth import require
-from tensorguard.platform.authentication import SessionCookie
 from tensorguard.platform.paging import Page, Paging
 from tensorguard.platform.principal import Principal, Scope
 from tensorguard.platform.session import Database
 from tensorguard.platform.state import state_of
-from tensorguard.platform.telemetry import bodies, json_batches, otlp, queries, service
-from tensorguard.platform.telemetry.points import Points
+from tensorguard.platform.telemetry import bodies, otlp, queries, readers, service
+from tensorguard.platform.telemetry.callers import TelemetryWriter, sender_of
+from tensorguard.platform.telemetry.group import Batch, BatchKey
 from tensorguard.platform.telemetry.repository import SeriesRepository
 from tensorguard.platform.telemetry.views import LatestView, QueryResult, SeriesPoints, SeriesView
 from tensorguard.wire.telemetry import IDEMPOTENCY_HEADER, MAX_BATCH_KEY, Answer
@@ -25,6 +26,9 @@ router = APIRouter(tags=["telemetry"])
 
 OTLP_TYPES = frozenset({bodies.PROTOBUF, bodies.JSON})
 JSON_TYPES = frozenset({bodies.JSON})
+WRITE_TYPES = frozenset({bodies.PROTOBUF})
+INLINE_BYTES = 256 * 1024  # a body that takes a few milliseconds to read
+WRITTEN_HEADER: Final = "X-Prometheus-Remote-Write-Samples-Written"
 
 
 class BadBatchKey(MalformedInput):
@@ -32,53 +36,65 @@ class BadBatchKey(MalformedInput):
     remedy = f"Send 1 to {MAX_BATCH_KEY} printable ASCII characters, such as a UUID."
 
 
-async def raw_body(request: Request) -> bytes:
-    """Return the body as it came. A caller without any credential is refused before it is read."""
-    cookie = SessionCookie.of(state_of(request).settings).name
-    if "authorization" not in request.headers and cookie not in request.cookies:
-        raise Unauthenticated("no credential came with the request")
-    return await request.body()
-
-
-RawBody = Annotated[bytes, Depends(raw_body)]
-Writer = Annotated[Principal, Depends(require(Scope.telemetry_write))]
+Writer = Annotated[Principal, Depends(TelemetryWriter())]
 Reader = Annotated[Principal, Depends(require(Scope.telemetry_read))]
 
 
 @router.post("/v1/metrics")
-def export_metrics(
-    raw: RawBody, request: Request, principal: Writer, session: Database
-) -> Response:
+async def export_metrics(request: Request, principal: Writer) -> Response:
     """Take an OTLP/HTTP export, protobuf or JSON; answer in the same encoding."""
-    state = state_of(request)
     media = bodies.media_type(request.headers.get("content-type"), OTLP_TYPES)
-    body = _plain(raw, request)
-    parse = otlp.parse_protobuf if media == bodies.PROTOBUF else otlp.parse_json
-    now = state.now()
-    points = Points(state.telemetry.rules(now, principal.device_id))
-    otlp.collect(parse(body), points)
-    answer = Answer(0, 0)
-    if points.seen:
-        batch = service.BatchKey.of(body, _batch_key(request))
-        answer = service.ingest(session, state.telemetry, principal, points, batch=batch, now=now)
-    message = otlp.response(answer)
+    found = await receive(request, principal, reader=readers.OTLP[media])
+    message = otlp.response(found)
     if media == bodies.PROTOBUF:
         return Response(message.SerializeToString(), media_type=media)
     return Response(json_format.MessageToJson(message, indent=None), media_type=media)
 
 
 @router.post("/api/v1/telemetry/ingest")
-def ingest(raw: RawBody, request: Request, principal: Writer, session: Database) -> Response:
+async def ingest(request: Request, principal: Writer) -> Response:
     """Take a batch of samples in our own JSON."""
-    state = state_of(request)
     bodies.media_type(request.headers.get("content-type"), JSON_TYPES)
-    body = _plain(raw, request)
-    now = state.now()
-    points = Points(state.telemetry.rules(now, principal.device_id))
-    batch_id = json_batches.decode(body, points)
-    batch = service.BatchKey.of(body, _batch_key(request, batch_id))
-    answer = service.ingest(session, state.telemetry, principal, points, batch=batch, now=now)
-    return _json(answer)
+    return _json(await receive(request, principal, reader=readers.OUR_JSON))
+
+
+@router.post("/api/v1/write", status_code=204)
+async def remote_write(request: Request, principal: Writer) -> Response:
+    """Take a Prometheus remote-write 1.0 request."""
+    bodies.media_type(request.headers.get("content-type"), WRITE_TYPES)
+    answer = await receive(request, principal, reader=readers.REMOTE_WRITE)
+    written = answer.accepted + answer.duplicates
+    return Response(status_code=204, headers={WRITTEN_HEADER: str(written)})
+
+
+async def receive(request: Request, principal: Principal, *, reader: readers.Reader) -> Answer:
+    """Admit, read, check and store the body of a request; return its answer after the commit."""
+    state = state_of(request)
+    parts, limit = state.telemetry, state.settings.max_batch_bytes
+    declared = request.headers.get("content-length", "")
+    # (1) there is room for it
+    with parts.admission.admit(int(declared) if declared.isdigit() else limit) as ticket:
+        raw = await request.body()
+        # (2) it is what it says, within the limits
+        plain = reader.plain(raw, request.headers.get("content-encoding"), limit)
+        ticket.grow(len(plain) - ticket.size if len(plain) > ticket.size else 0)
+        now = state.now()
+        rules = parts.rules(now, principal.tenant_id, principal.device_id)
+        given = request.headers.get(IDEMPOTENCY_HEADER)
+        if len(plain) <= INLINE_BYTES:
+            points, batch_id = readers.read(reader, plain, rules, parts.series)
+        else:  # the event loop has others to serve
+            points, batch_id = await asyncio.to_thread(
+                readers.read, reader, plain, rules, parts.series
+            )
+        if not points.seen:
+            return Answer(0, 0)
+        # (3) its sender may send so much
+        parts.quotas.take(principal.tenant_id, principal.device_id, points.seen)
+        # (4) it is stored
+        key = BatchKey.of(plain, _batch_key(given if given is not None else batch_id))
+        sender = sender_of(principal)
+        return await parts.intake.store(Batch(sender, key, points, reader.media, plain, now))
 
 
 @router.get("/api/v1/telemetry/series")
@@ -122,13 +138,7 @@ def query(request: Request, principal: Reader, session: Database) -> Response:
     return _json(result)
 
 
-def _plain(raw: bytes, request: Request) -> bytes:
-    limit = state_of(request).settings.max_batch_bytes
-    return bodies.decompress(raw, request.headers.get("content-encoding"), limit=limit)
-
-
-def _batch_key(request: Request, batch_id: str | None = None) -> str | None:
-    key = request.headers.get(IDEMPOTENCY_HEADER, batch_id)
+def _batch_key(key: str | None) -> str | None:
     if key is None:
         return None
     if not 0 < len(key) <= MAX_BATCH_KEY or not key.isascii() or not key.isprintable():

@@ -1,4 +1,4 @@
-"""OTLP metrics (opentelemetry-proto 1.x): gauges and sums become samples, other points are named.
+"""OTLP metrics (opentelemetry-proto 1.x), point by point: numbers, histograms and summaries.
 
 Labels of a series are the attributes of the resource, then `otel.scope.name` and
 `otel.scope.version`, then the attributes of the point. Where a point sets the same attribute as its
@@ -10,8 +10,11 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Final
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Final, Protocol, TypeVar
 
 from google.protobuf import json_format
 from google.protobuf.message import DecodeError
@@ -23,25 +26,32 @@ from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from opentelemetry.proto.metrics.v1.metrics_pb2 import (
     AggregationTemporality,
     DataPointFlags,
+    ExponentialHistogramDataPoint,
+    HistogramDataPoint,
     Metric,
     NumberDataPoint,
     ResourceMetrics,
     ScopeMetrics,
-    Sum,
+    SummaryDataPoint,
 )
 
 from tensorguard.errors import MalformedInput
-from tensorguard.platform.telemetry.points import Kind, Points, Refused
+from tensorguard.platform.telemetry.points import NOT_FINITE, Kind, Points, Refused
 from tensorguard.wire.telemetry import MAX_LABEL_VALUE, MAX_TIME, Answer
 
 MAX_NESTING = 8  # of an attribute's value; a label is a word, not a document
 
-NOT_A_NUMBER: Final = "its kind of point (histogram or summary) is not taken; send gauges or sums"
+MAX_BUCKETS = 1024  # of one histogram, and quantiles of one summary
+
+EMPTY_METRIC: Final = "its metric has no kind of data that is known here"
+TOO_MANY_BUCKETS: Final = f"it has more than {MAX_BUCKETS} buckets"
+BAD_BUCKETS: Final = "its bucket counts do not fit its bounds"
 NOTHING_RECORDED: Final = "it says that no value was recorded"
 NO_TIME: Final = "it has no time"
 NO_VALUE: Final = "it has no value"
 TWICE: Final = "an attribute is given twice"
 
+DELTA: Final = AggregationTemporality.AGGREGATION_TEMPORALITY_DELTA
 _NO_VALUE_FLAG: Final = DataPointFlags.DATA_POINT_FLAGS_NO_RECORDED_VALUE_MASK
 
 
@@ -88,9 +98,9 @@ def collect(request: ExportMetricsServiceRequest, points: Points) -> None:
     points.expect(sum(_count(metric) for metric in _metrics(request)))
     for resource in request.resource_metrics:
         for scope in resource.scope_metrics:
-            shared = _shared(resource, scope, points)
+            labels = shared_labels(resource, scope, points)
             for metric in scope.metrics:
-                _collect_metric(metric, shared, points)
+                _collect_metric(_Surroundings(resource, scope, metric, labels), points)
 
 
 def _metrics(request: ExportMetricsServiceRequest) -> Iterable[Metric]:
@@ -107,8 +117,11 @@ def _count(metric: Metric) -> int:
     return 0 if kind is None else len(getattr(metric, kind).data_points)
 
 
-def _shared(resource: ResourceMetrics, scope: ScopeMetrics, points: Points) -> dict[str, str] | str:
-    labels = _labels(resource.resource.attributes, points)
+def shared_labels(
+    resource: ResourceMetrics, scope: ScopeMetrics, points: Points
+) -> dict[str, str] | str:
+    """Return the labels of all points of a scope, or the reason why there are none."""
+    labels = own_labels(resource.resource.attributes, points)
     if isinstance(labels, dict):
         if scope.scope.name:
             labels["otel.scope.name"] = scope.scope.name
@@ -117,61 +130,173 @@ def _shared(resource: ResourceMetrics, scope: ScopeMetrics, points: Points) -> d
     return labels
 
 
-def _collect_metric(metric: Metric, shared: dict[str, str] | str, points: Points) -> None:
+Point = NumberDataPoint | HistogramDataPoint | ExponentialHistogramDataPoint | SummaryDataPoint
+
+
+@dataclass(frozen=True, slots=True)
+class _Surroundings:
+    """What a data point stands in."""
+
+    resource: ResourceMetrics
+    scope: ScopeMetrics
+    metric: Metric
+    labels: dict[str, str] | str
+
+    def letter(self, point: Point) -> bytes:
+        """Return an export of this one point."""
+        request = ExportMetricsServiceRequest()
+        resource = request.resource_metrics.add()
+        resource.resource.CopyFrom(self.resource.resource)
+        scope = resource.scope_metrics.add()
+        scope.scope.CopyFrom(self.scope.scope)
+        metric = scope.metrics.add(name=self.metric.name, unit=self.metric.unit)
+        kind = self.metric.WhichOneof("data")
+        if kind is not None:
+            source, data = getattr(self.metric, kind), getattr(metric, kind)
+            if kind not in {"gauge", "summary"}:
+                data.aggregation_temporality = source.aggregation_temporality
+            if kind == "sum":
+                data.is_monotonic = source.is_monotonic
+            data.data_points.add().CopyFrom(point)
+        return request.SerializeToString()
+
+    def slot(self, point: Point, kind: Kind, points: Points) -> int | str:
+        """Return the series of a point, or the reason why there is none."""
+        if isinstance(self.labels, str):
+            return self.labels
+        own = own_labels(point.attributes, points)
+        if isinstance(own, str):
+            return own
+        return points.slot(self.metric.name, self.metric.unit, kind, merge(self.labels, own))
+
+
+def _collect_metric(around: _Surroundings, points: Points) -> None:
+    metric = around.metric
     match metric.WhichOneof("data"):
         case "gauge":
-            _collect_numbers(metric, metric.gauge.data_points, Kind.gauge, shared, points)
+            _numbers(around, metric.gauge.data_points, Kind.gauge, points)
         case "sum":
-            _collect_numbers(metric, metric.sum.data_points, _kind(metric.sum), shared, points)
-        case _:
-            for _ in range(_count(metric)):
-                points.reject(NOT_A_NUMBER)
+            sums = metric.sum
+            kind = kind_of_sum(sums.aggregation_temporality, monotonic=sums.is_monotonic)
+            _numbers(around, sums.data_points, kind, points)
+        case "histogram":
+            temporal = _temporal(metric.histogram, Kind.histogram, Kind.histogram_delta)
+            _documents(around, metric.histogram.data_points, temporal, _histogram, points)
+        case "exponential_histogram":
+            exponential = metric.exponential_histogram
+            temporal = _temporal(exponential, Kind.exponential, Kind.exponential_delta)
+            _documents(around, exponential.data_points, temporal, _exponential, points)
+        case "summary":
+            _documents(around, metric.summary.data_points, Kind.summary, _summary, points)
 
 
-def _kind(data: Sum) -> Kind:
-    if data.aggregation_temporality == AggregationTemporality.AGGREGATION_TEMPORALITY_DELTA:
+class _Temporal(Protocol):
+    aggregation_temporality: AggregationTemporality.ValueType
+
+
+def _temporal(data: _Temporal, cumulative: Kind, delta: Kind) -> Kind:
+    return delta if data.aggregation_temporality == DELTA else cumulative
+
+
+def kind_of_sum(temporality: int, *, monotonic: bool) -> Kind:
+    """Return the kind of a sum's series."""
+    if temporality == DELTA:
         return Kind.delta
-    return Kind.counter if data.is_monotonic else Kind.total
+    return Kind.counter if monotonic else Kind.total
 
 
-def _collect_numbers(
-    metric: Metric,
-    numbers: Iterable[NumberDataPoint],
+def _refusal(point: Point) -> str | None:
+    if point.flags & _NO_VALUE_FLAG:
+        return NOTHING_RECORDED
+    return NO_TIME if point.time_unix_nano == 0 else None
+
+
+def _numbers(
+    around: _Surroundings, numbers: Iterable[NumberDataPoint], kind: Kind, points: Points
+) -> None:
+    for number in numbers:
+        letter = partial(around.letter, number)
+        form = number.WhichOneof("value")
+        reason = _refusal(number) or (NO_VALUE if form is None else None)
+        if reason is not None:
+            points.reject(reason, letter)
+            continue
+        value = number.as_double if form == "as_double" else float(number.as_int)
+        time = min(number.time_unix_nano, MAX_TIME)
+        points.add(around.slot(number, kind, points), time, value, letter)
+
+
+P = TypeVar("P", HistogramDataPoint, ExponentialHistogramDataPoint, SummaryDataPoint)
+
+
+def _documents(
+    around: _Surroundings,
+    found: Iterable[P],
     kind: Kind,
-    shared: dict[str, str] | str,
+    render: Callable[[P], Mapping[str, object]],
     points: Points,
 ) -> None:
-    name, unit = metric.name, metric.unit
-    bare: int | str | None = None  # the series of points without attributes, looked up once
-    for number in numbers:
-        slot: int | str
-        if isinstance(shared, str):
-            slot = shared
-        elif number.attributes:
-            own = _labels(number.attributes, points)
-            slot = (
-                own if isinstance(own, str) else points.slot(name, unit, kind, _merge(shared, own))
-            )
-        else:
-            bare = points.slot(name, unit, kind, shared) if bare is None else bare
-            slot = bare
-        _collect_number(number, slot, points)
+    for point in found:
+        letter = partial(around.letter, point)
+        reason = _refusal(point)
+        if reason is None:
+            try:
+                value = json.dumps(render(point), separators=(",", ":"), allow_nan=False)
+            except Refused as refused:
+                reason = str(refused)
+            except ValueError:  # NaN or infinite
+                reason = NOT_FINITE
+        if reason is not None:
+            points.reject(reason, letter)
+            continue
+        time = min(point.time_unix_nano, MAX_TIME)
+        points.add_document(around.slot(point, kind, points), time, value, letter)
 
 
-def _collect_number(number: NumberDataPoint, slot: int | str, points: Points) -> None:
-    form = number.WhichOneof("value")
-    if number.flags & _NO_VALUE_FLAG:
-        points.reject(NOTHING_RECORDED)
-    elif form is None:
-        points.reject(NO_VALUE)
-    elif number.time_unix_nano == 0:
-        points.reject(NO_TIME)
-    else:
-        value = number.as_double if form == "as_double" else float(number.as_int)
-        points.add(slot, min(number.time_unix_nano, MAX_TIME), value)
+def _extremes(point: HistogramDataPoint | ExponentialHistogramDataPoint) -> dict[str, object]:
+    members = ("sum", "min", "max")
+    return {name: getattr(point, name) for name in members if point.HasField(name)}  # type: ignore[arg-type]
 
 
-def _merge(shared: Mapping[str, str], own: Mapping[str, str]) -> dict[str, str]:
+def _histogram(point: HistogramDataPoint) -> dict[str, object]:
+    bounds, counts = list(point.explicit_bounds), list(point.bucket_counts)
+    if len(counts) > MAX_BUCKETS:
+        raise Refused(TOO_MANY_BUCKETS)
+    if len(counts) != (len(bounds) + 1 if bounds or counts else 0):
+        raise Refused(BAD_BUCKETS)
+    return {"count": point.count, **_extremes(point), "bounds": bounds, "counts": counts}
+
+
+def _exponential(point: ExponentialHistogramDataPoint) -> dict[str, object]:
+    sides = {"positive": point.positive, "negative": point.negative}
+    if sum(len(side.bucket_counts) for side in sides.values()) > MAX_BUCKETS:
+        raise Refused(TOO_MANY_BUCKETS)
+    return {
+        "count": point.count,
+        **_extremes(point),
+        "scale": point.scale,
+        "zero_count": point.zero_count,
+        "zero_threshold": point.zero_threshold,
+        **{
+            name: {"offset": side.offset, "counts": list(side.bucket_counts)}
+            for name, side in sides.items()
+        },
+    }
+
+
+def _summary(point: SummaryDataPoint) -> dict[str, object]:
+    if len(point.quantile_values) > MAX_BUCKETS:
+        raise Refused(TOO_MANY_BUCKETS)
+    quantiles = [
+        [pair.quantile, pair.value]
+        for pair in point.quantile_values
+        if not math.isnan(pair.value)  # a quantile of no observations
+    ]
+    return {"count": point.count, "sum": point.sum, "quantiles": quantiles}
+
+
+def merge(shared: Mapping[str, str], own: Mapping[str, str]) -> dict[str, str]:
+    """Return the labels of a point; where it contradicts its resource, both are kept."""
     labels = dict(shared)
     for key, value in own.items():
         before = labels.get(key)
@@ -181,7 +306,7 @@ def _merge(shared: Mapping[str, str], own: Mapping[str, str]) -> dict[str, str]:
     return labels
 
 
-def _labels(attributes: Sequence[KeyValue], points: Points) -> dict[str, str] | str:
+def own_labels(attributes: Sequence[KeyValue], points: Points) -> dict[str, str] | str:
     """Return the labels, or the reason why there are none."""
     if len(attributes) > points.rules.max_labels:
         return points.rules.too_many_labels

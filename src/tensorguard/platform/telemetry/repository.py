@@ -7,18 +7,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+from typing import Protocol
 
 import msgspec
-from sqlalchemy import ColumnElement, Select, exists, func, select, type_coerce, update
+from sqlalchemy import ColumnElement, Select, exists, func, insert, select, type_coerce, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.exc import DataError
 from sqlalchemy.orm import Session
 
 from tensorguard.errors import InputError, NotFound
-from tensorguard.platform.db.tables.telemetry import IngestBatch, Latest, SampleRow, Series
-from tensorguard.platform.db.upsert import insert_if_absent
-from tensorguard.platform.telemetry.points import DEVICE_LABEL, Identity
+from tensorguard.platform.db.tables.telemetry import (
+    IngestBatch,
+    Latest,
+    SampleRow,
+    Series,
+    Submission,
+)
+from tensorguard.platform.telemetry.points import DEVICE_LABEL, Identity, Letter
 from tensorguard.wire.telemetry import Answer, Rejection
 
 CHUNK = 500  # keys in one statement; SQLite takes 32,766 parameters
@@ -65,6 +71,18 @@ class Span:
 Point = tuple[int, float]
 
 
+class SentBy(Protocol):
+    """Whose batch it was."""
+
+    @property
+    def device_id(self) -> str | None:
+        """The device, if the credential is bound to one."""
+
+    @property
+    def actor(self) -> str:
+        """The principal."""
+
+
 class BatchRepository:
     """Batches of one tenant: the same one is stored once."""
 
@@ -72,30 +90,21 @@ class BatchRepository:
         self._session = session
         self._tenant_id = tenant_id
 
-    def claim(self, *, principal: str, key: bytes, body: bytes, now: datetime) -> Answer | None:
-        """Take the batch, or return the answer that it got before.
+    def answer_of(self, *, principal: str, key: bytes, body: bytes) -> Answer:
+        """Return the answer that a stored batch got.
 
-        A second sender of a batch waits here until the first has committed or failed. Raises
-        `BatchKeyReused` when the key came with another body.
+        Raises `BatchKeyReused` when the key came with another body.
         """
-        values = {
-            "tenant_id": self._tenant_id,
-            "principal": principal,
-            "key": key,
-            "body": body,
-            "received": now,
-            "accepted": 0,
-            "duplicates": 0,
-            "rejected": 0,
-            "rejections": "[]",
-        }
-        if insert_if_absent(self._session, IngestBatch, values):
-            return None
         stored = self._session.get_one(IngestBatch, (self._tenant_id, principal, key))
-        if stored.body != body:
-            raise BatchKeyReused("this key was used for another batch")
+        self.same_body(stored.body, body)
         rejections = msgspec.json.decode(stored.rejections, type=list[Rejection])
         return Answer(stored.accepted, stored.duplicates, rejections, stored.rejected)
+
+    @staticmethod
+    def same_body(stored: bytes, sent: bytes) -> None:
+        """Raise `BatchKeyReused` when two batches of one key differ."""
+        if stored != sent:
+            raise BatchKeyReused("this key was used for another batch")
 
     def settle(self, *, principal: str, key: bytes, answer: Answer) -> None:
         """Keep the answer of a batch that was claimed."""
@@ -115,6 +124,40 @@ class BatchRepository:
             .execution_options(synchronize_session=False)
         )
 
+    def add(
+        self, *, principal: str, key: bytes, body: bytes, answer: Answer, now: datetime
+    ) -> None:
+        """Note a batch with its answer."""
+        self._session.add(
+            IngestBatch(
+                tenant_id=self._tenant_id,
+                principal=principal,
+                key=key,
+                body=body,
+                received=now,
+                accepted=answer.accepted,
+                duplicates=answer.duplicates,
+                rejected=answer.rejected_total,
+                rejections=msgspec.json.encode(answer.rejected).decode(),
+            )
+        )
+
+    def keep(self, sender: SentBy, media: str, letters: Sequence[Letter], *, now: datetime) -> None:
+        """Keep what was refused for good."""
+        rows = [
+            {
+                "tenant_id": self._tenant_id,
+                "device_id": sender.device_id,
+                "principal": sender.actor,
+                "media": media,
+                "received": now,
+                "reason": letter.reason,
+                "payload": letter.payload,
+            }
+            for letter in letters
+        ]
+        self._session.execute(insert(Submission), rows)
+
 
 class SeriesRepository:
     """Series of one tenant."""
@@ -123,15 +166,15 @@ class SeriesRepository:
         self._session = session
         self._tenant_id = tenant_id
 
-    def resolve(self, identities: Sequence[Identity], *, now: datetime) -> dict[Identity, int]:
-        """Return the ids of all `identities`; series that are new are made."""
+    def resolve(self, identities: Sequence[Identity], *, now: datetime) -> dict[bytes, int]:
+        """Return the ids of all `identities` by their keys; series that are new are made."""
         by_key = {identity.key(): identity for identity in identities}
         found = self._ids(by_key)
         missing = sorted(by_key.keys() - found.keys())  # one order for all: no deadlock
         if missing:
             self._create([(key, by_key[key]) for key in missing], now)
             found |= self._ids(missing)
-        return {by_key[key]: series_id for key, series_id in found.items()}
+        return found
 
     def _ids(self, keys: Mapping[bytes, Identity] | Sequence[bytes]) -> dict[bytes, int]:
         wanted, found = list(keys), dict[bytes, int]()

@@ -97,9 +97,11 @@ def test_what_is_not_stored_is_counted_and_named(platform: Platform) -> None:
     now = at(platform.clock())
     request = otlp(now)
     metrics = request.resource_metrics[0].scope_metrics[0].metrics
-    metrics.add(name="h").histogram.data_points.add(time_unix_nano=now, count=1)
-    metrics.add(name="e").exponential_histogram.data_points.add(time_unix_nano=now, count=1)
-    metrics.add(name="s").summary.data_points.add(time_unix_nano=now, count=1)
+    histogram = metrics.add(name="h").histogram.data_points.add(time_unix_nano=now, count=1)
+    histogram.bucket_counts.extend([1, 2, 3])
+    many = metrics.add(name="e").exponential_histogram.data_points.add(time_unix_nano=now)
+    many.positive.bucket_counts.extend([1] * 1025)
+    metrics.add(name="s").summary.data_points.add(time_unix_nano=now, count=1, sum=float("nan"))
     metrics.add(name="nothing")
     bad = metrics.add(name="bad").gauge.data_points
     for value in (float("nan"), float("inf"), float("-inf")):
@@ -115,7 +117,8 @@ def test_what_is_not_stored_is_counted_and_named(platform: Platform) -> None:
     partial = exported(export(platform, device(platform), request.SerializeToString()))
     assert partial.partial_success.rejected_data_points == 12
     for reason in (
-        "histogram or summary",
+        "its bucket counts do not fit its bounds",
+        "more than 1024 buckets",
         "not a finite number",
         "it has no time",
         "it has no value",

@@ -1,7 +1,8 @@
 """Series, samples and the newest values. A sample is (series, time): a second one is a duplicate.
 
-On PostgreSQL `sample` is partitioned by day of `ts`; the partitions `sample_pYYYYMMDD` are made by
-the intake when the first sample of a day comes, so that old days can be dropped whole.
+On PostgreSQL `sample` and `document` are partitioned by day of `ts`; the partitions
+`sample_pYYYYMMDD` and `document_pYYYYMMDD` are made by the intake when the first sample of a day
+comes, so that old days can be dropped whole.
 """
 
 from __future__ import annotations
@@ -20,11 +21,12 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
-from tensorguard.platform.db.base import ID_LENGTH, Base, BigId, StrId, Time
+from tensorguard.platform.db.base import ID_LENGTH, Base, BigId, BigInt, StrId, Time
 from tensorguard.wire.telemetry import MAX_NAME, MAX_UNIT
 
 MAX_KIND = 16
 MAX_PRINCIPAL = 128
+MAX_MEDIA = 64
 
 Labels = JSON().with_variant(JSONB(), "postgresql")
 
@@ -71,6 +73,17 @@ class SampleRow(Base):
     value: Mapped[float] = mapped_column(Double)
 
 
+class DocumentRow(Base):
+    """One value that is no number: text, a truth, a histogram or a summary, as JSON."""
+
+    __tablename__ = "document"
+    __table_args__ = ({"postgresql_partition_by": "RANGE (ts)", "sqlite_with_rowid": False},)
+
+    series_id: Mapped[BigId] = mapped_column(primary_key=True, autoincrement=False)
+    ts: Mapped[BigId] = mapped_column(primary_key=True, autoincrement=False)
+    value: Mapped[str] = mapped_column(Text)
+
+
 class Latest(Base):
     """The newest sample of each series; it only moves forward in time."""
 
@@ -98,3 +111,33 @@ class IngestBatch(Base):
     duplicates: Mapped[BigId]
     rejected: Mapped[BigId]
     rejections: Mapped[str] = mapped_column(Text)  # the listed ones, as JSON
+
+
+class Submission(Base):
+    """What was refused for good, as a request that can be sent again: the dead letters."""
+
+    __tablename__ = "submission"
+    __table_args__ = (
+        Index("ix_submission_tenant_id_id", "tenant_id", "id"),
+        Index("ix_submission_received", "received"),
+    )
+
+    id: Mapped[BigId] = mapped_column(primary_key=True, autoincrement=True)
+    tenant_id: Mapped[StrId] = mapped_column(ForeignKey("tenant.id"))
+    device_id: Mapped[str | None] = mapped_column(String(ID_LENGTH))
+    principal: Mapped[str] = mapped_column(String(MAX_PRINCIPAL))
+    media: Mapped[str] = mapped_column(String(MAX_MEDIA))
+    received: Mapped[Time]
+    reason: Mapped[str] = mapped_column(Text)
+    payload: Mapped[bytes | None] = mapped_column(LargeBinary)  # None: too large to keep
+
+
+class TelemetryPolicy(Base):
+    """What one tenant may send and how long it is kept; None means what the settings say."""
+
+    __tablename__ = "telemetry_policy"
+
+    tenant_id: Mapped[StrId] = mapped_column(ForeignKey("tenant.id"), primary_key=True)
+    retention_days: Mapped[int | None] = mapped_column(BigInt)
+    device_rate: Mapped[int | None] = mapped_column(BigInt)  # samples a second
+    tenant_rate: Mapped[int | None] = mapped_column(BigInt)
