@@ -199,16 +199,20 @@ def _database_revision(settings: Settings, probes: Probes) -> str | None:
 
 
 def _home(settings: Settings, _: Probes) -> str | None:
-    if settings.home is None:
-        return "TG_HOME is not set."
+    return _private_folder("TG_HOME", settings.home)
+
+
+def _private_folder(variable: str, path: Path | None) -> str | None:
+    if path is None:
+        return f"{variable} is not set."
     try:
-        status = settings.home.lstat()
+        status = path.lstat()
     except OSError as error:
-        return f"TG_HOME {settings.home} cannot be used: {error.strerror}."
+        return f"{variable} {path} cannot be used: {error.strerror}."
     if not stat.S_ISDIR(status.st_mode):
-        return f"TG_HOME {settings.home} is not a folder."
+        return f"{variable} {path} is not a folder."
     if status.st_mode & 0o077 or status.st_uid != os.geteuid():
-        return f"TG_HOME {settings.home} is open to others (mode {status.st_mode & 0o7777:04o})."
+        return f"{variable} {path} is open to others (mode {status.st_mode & 0o7777:04o})."
     return None
 
 
@@ -275,6 +279,7 @@ OWN_GATE = frozenset(
         "TG_ALLOWED_ORIGINS",
         "TG_BEHIND_TLS_PROXY",
         "TG_ALLOW_TPM_SIMULATOR",
+        "TG_AGENT_URL",
     }
 )
 
@@ -352,6 +357,21 @@ def _grants(settings: Settings, _: Probes) -> str | None:
         return "TG_GRANT_JWKS is fetched without TLS."
     if scheme != "https" and not Path(settings.grant_jwks).is_file():
         return f"TG_GRANT_JWKS {settings.grant_jwks} is neither an https URL nor a file."
+    return None
+
+
+# --- agent ----------------------------------------------------------------------------------
+
+
+def _agent_dir(settings: Settings, _: Probes) -> str | None:
+    return _private_folder("TG_AGENT_DIR", settings.agent_dir)
+
+
+def _agent_url(settings: Settings, _: Probes) -> str | None:
+    if "TG_AGENT_URL" in settings.malformed:
+        return f"TG_AGENT_URL {settings.malformed['TG_AGENT_URL']}."
+    if settings.agent_url is not None and urlsplit(settings.agent_url).scheme != "https":
+        return "TG_AGENT_URL is not an https URL."
     return None
 
 
@@ -498,6 +518,20 @@ GATES: Final = (
         "serving without the platform's token-signing keys",
         "Set TG_GRANT_JWKS to the platform's https://…/.well-known/jwks.json or a copy of it.",
         _grants,
+    ),
+    Gate(
+        "AGENT_DIR",
+        frozenset({Role.agent}),
+        "an agent's folder that is missing or open to others",
+        "Set TG_AGENT_DIR to a folder of this user with mode 0700.",
+        _agent_dir,
+    ),
+    Gate(
+        "AGENT_URL",
+        frozenset({Role.agent}),
+        "a robot that talks to its platform without TLS",
+        "Set TG_AGENT_URL to the platform's https URL.",
+        _agent_url,
     ),
     Gate(
         "CLOCK",

@@ -62,4 +62,5 @@ def test_wheel_holds_no_example_simulator_data_or_test(wheels: tuple[Path, Path]
     ]
     assert "tensorguard/py.typed" in names
     suffixes = {Path(name).suffix for name in names if name.startswith("tensorguard/")}
-    assert suffixes <= {".py", ".typed", ".mako"}
+    assert suffixes <= {".py", ".typed", ".mako", ".service"}
+    assert "tensorguard/agent/tensorguard-agent.service" in names

@@ -64,6 +64,13 @@ SERVING: Mapping[str, tuple[Change, ...]] = {
     "PACK_DIR": ({"TG_PACK_DIR": None}, {"TG_PACK_DIR": "/nonexistent"}),
     "GRANTS": ({"TG_GRANT_JWKS": None}, {"TG_GRANT_JWKS": "http://fleet.example/jwks"}),
 }
+AGENT: Mapping[str, tuple[Change, ...]] = {
+    "ENVIRONMENT": ({"TG_ENVIRONMENT": "dev"},),
+    "SETTINGS": ({"TG_AGENT_SPOOL_BYTES": "-1"},),
+    "TPM_SIMULATOR": ({"TG_ALLOW_TPM_SIMULATOR": "true"},),
+    "AGENT_DIR": ({"TG_AGENT_DIR": None}, {"TG_AGENT_DIR": "/usr/games"}),
+    "AGENT_URL": ({"TG_AGENT_URL": "http://fleet.example"}, {"TG_AGENT_URL": "fleet"}),
+}
 NOT_BY_ENVIRONMENT = {"CLOCK"}  # the system clock is not ours to set; tests/unit/test_gates.py
 
 
@@ -104,7 +111,8 @@ def cli(role: str, port: int) -> list[str]:
 def test_every_gate_is_violated_somewhere() -> None:
     from tensorguard.gates import GATES
 
-    assert {gate.id for gate in GATES} == PLATFORM.keys() | SERVING.keys() | NOT_BY_ENVIRONMENT
+    named = PLATFORM.keys() | SERVING.keys() | AGENT.keys() | NOT_BY_ENVIRONMENT
+    assert {gate.id for gate in GATES} == named
 
 
 @pytest.mark.parametrize(("role", "gate", "change"), [*cases()])
@@ -121,6 +129,25 @@ def test_one_violation_refuses(
     assert "REMEDIATION: " in ended.output
     report = next(line for line in ended.output.splitlines() if line.startswith('{"error"'))
     assert [row["id"] for row in json.loads(report)["gates"]] == [gate]
+    assert "Traceback" not in ended.output
+
+
+@pytest.mark.parametrize(
+    ("gate", "change"), [(gate, change) for gate, changes in AGENT.items() for change in changes]
+)
+def test_one_violation_refuses_an_agent(gate: str, change: Change, tmp_path: Path) -> None:
+    sound = {
+        "TG_ENVIRONMENT": "production",
+        "TG_AGENT_DIR": str(tmp_path),
+        "TG_AGENT_URL": "https://fleet.example",
+    }
+    command = [f"{BIN}/tensorguard", "agent", "run"]
+    ended = run_until_refusal(command, sound | change, free_port())
+    assert ended.status == 78, ended.output
+    assert ended.seconds < LIMIT_SECONDS
+    report = next(line for line in ended.output.splitlines() if line.startswith('{"error"'))
+    assert [row["id"] for row in json.loads(report)["gates"]] == [gate]
+    assert not (tmp_path / "spool.db").exists()
     assert "Traceback" not in ended.output
 
 

@@ -39,6 +39,7 @@ def sound(tmp_path: Path) -> dict[str, str]:
         "TG_TRUST_STORE": str(packs),
         "TG_PACK_DIR": str(packs),
         "TG_GRANT_JWKS": str(jwks),
+        "TG_AGENT_DIR": str(home),
     }
 
 
@@ -70,6 +71,8 @@ VIOLATIONS: Mapping[str, tuple[Role, dict[str, str | None], Probes]] = {
     "TRUST_STORE": (Role.serving, {"TG_TRUST_STORE": None}, GOOD_PROBES),
     "PACK_DIR": (Role.serving, {"TG_PACK_DIR": "/nonexistent"}, GOOD_PROBES),
     "GRANTS": (Role.serving, {"TG_GRANT_JWKS": "http://fleet.example/jwks"}, GOOD_PROBES),
+    "AGENT_DIR": (Role.agent, {"TG_AGENT_DIR": None}, GOOD_PROBES),
+    "AGENT_URL": (Role.agent, {"TG_AGENT_URL": "http://fleet.example"}, GOOD_PROBES),
     "CLOCK": (Role.client, {}, Probes(now=lambda: datetime(1970, 1, 1, tzinfo=UTC))),
 }
 
@@ -83,7 +86,9 @@ def test_every_gate_has_a_violating_example() -> None:
     assert VIOLATIONS.keys() == {gate.id for gate in GATES}
 
 
-@pytest.mark.parametrize("role", [Role.platform, Role.serving, Role.operator, Role.client])
+@pytest.mark.parametrize(
+    "role", [Role.platform, Role.serving, Role.agent, Role.operator, Role.client]
+)
 def test_sound_settings_start(sound: dict[str, str], role: Role) -> None:
     enforce(settings_of(sound, {}), role, GOOD_PROBES)
 

@@ -29,6 +29,8 @@ AREAS: Final[Mapping[str, str]] = MappingProxyType(
         "keys": "Make and show keys; export public ones.",
         "audit": "Verify and export audit trails.",
         "device": "Enrol this machine and speak for it.",
+        "agent": "Run the agent of a robot, import recordings, see what it holds.",
+        "submissions": "See, replay and drop samples that a platform refused for good.",
         "pack": "Build, inspect, verify and simulate model packs.",
         "infer": "Evaluate a served model on inputs that only you can read.",
         "bench": "Measure on this machine, beside what others do.",

@@ -213,27 +213,36 @@ class TelemetryClient:
         ) from reason
 
     def _once(self, body: bytes, key: str) -> Answer:
-        headers = {
-            "Authorization": f"Bearer {self._token()}",
-            "Content-Type": "application/json",
-            IDEMPOTENCY_HEADER: key,
-        }
-        with self._client.stream("POST", INGEST_PATH, content=body, headers=headers) as response:
-            answer = bytearray()
-            for chunk in response.iter_bytes():
-                answer += chunk
-                if len(answer) > MAX_ANSWER:
-                    break
-        if response.is_success:
-            try:
-                return msgspec.json.decode(answer, type=Answer)
-            except msgspec.DecodeError:
-                pass  # not our platform, or a cut answer: described as unexpected below
-        status = response.status_code if not response.is_success else httpx.codes.BAD_GATEWAY
-        retry_after = response.headers.get("retry-after")
-        raise RemoteProblem(
-            Problem.from_response(bytes(answer), status=status, retry_after=retry_after)
-        )
+        return post_batch(self._client, self._token(), body, key=key)
+
+
+def post_batch(
+    client: httpx.Client, token: str, body: bytes, *, key: str, encoding: str | None = None
+) -> Answer:
+    """Send one batch once and return the answer. Raises `RemoteProblem` and httpx's errors."""
+    headers = {
+        "Authorization": f"Bearer {token}",
+        "Content-Type": "application/json",
+        IDEMPOTENCY_HEADER: key,
+    }
+    if encoding is not None:
+        headers["Content-Encoding"] = encoding
+    with client.stream("POST", INGEST_PATH, content=body, headers=headers) as response:
+        answer = bytearray()
+        for chunk in response.iter_bytes():
+            answer += chunk
+            if len(answer) > MAX_ANSWER:
+                break
+    if response.is_success:
+        try:
+            return msgspec.json.decode(answer, type=Answer)
+        except msgspec.DecodeError:
+            pass  # not our platform, or a cut answer: described as unexpected below
+    status = response.status_code if not response.is_success else httpx.codes.BAD_GATEWAY
+    retry_after = response.headers.get("retry-after")
+    raise RemoteProblem(
+        Problem.from_response(bytes(answer), status=status, retry_after=retry_after)
+    )
 
 
 def _backoff(attempt: int) -> float:
