@@ -27,7 +27,8 @@ Budget = Annotated[
     float, typer.Option(help="Largest rms error of the outputs, relative to their spread.")
 ]
 Degree = Annotated[
-    int | None, typer.Option(help="Degree of all activations: 2, 3, 5 or 7. Default: least.")
+    int | None,
+    typer.Option(help="Degree of all activations: 2, 3, 5, 7, 15 or 27. Default: least."),
 ]
 Refit = Annotated[bool, typer.Option("--refit-last", help="Refit the last layer afterwards.")]
 Trust = Annotated[
@@ -37,15 +38,18 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def _signer(key: str) -> HybridSigner:
-    """Return the named pack-signing key of the configured key provider."""
+    """Return the named pack-signing key of the configured key provider, its use recorded."""
     from tensorguard.keys import development, provider, registry, signers
+    from tensorguard.platform.keys import administration
 
     settings = development.complete(Settings.from_environment())
-    return signers.ProviderHybridSigner(
+    signer = signers.ProviderHybridSigner(
         registry.open_provider(settings),
         provider.key_id(key),
         purpose=provider.Purpose.pack_signing,
     )
+    administration.record(settings, "key.signed", provider.key_id(key), what="a model pack")
+    return signer
 
 
 def _verified(path: Path, trust_store: Path | None) -> packs.VerifiedPack:

@@ -13,7 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from tensorguard.errors import MalformedInput
-from tensorguard.moai.plan import MAX_DEGREE, MAX_LAYERS, LinearShape, PolynomialShape, Shape
+from tensorguard.moai import bases
+from tensorguard.moai.bases import MAX_DEGREES, Basis
+from tensorguard.moai.plan import MAX_LAYERS, LinearShape, PolynomialShape, Shape
 from tensorguard.wire.models import MAX_FEATURES, MAX_OUTPUTS, InputScaling, OutputScaling
 
 StandsFor = Literal["relu", "tanh", "logistic", "polynomial"]
@@ -49,16 +51,20 @@ class Linear:
 
 @dataclass(frozen=True, eq=False)
 class Polynomial:
-    """y_u = sum over k of coefficients[u, k] · x_u^k, meant for x in [-1, 1]."""
+    """y_u = sum over k of coefficients[u, k] · b_k(x_u), for x in [-1, 1]; b_k is x^k or T_k(x)."""
 
     name: str
     coefficients: Floats
     stands_for: StandsFor
+    basis: Basis = "monomial"
 
     def __post_init__(self) -> None:
         _check_finite(self.name, self.coefficients)
-        if self.coefficients.ndim != 2 or not 1 <= self.degree <= MAX_DEGREE:  # noqa: PLR2004 -- units by powers
-            raise MalformedInput(f"layer {self.name}: a polynomial has degree 1 to {MAX_DEGREE}")
+        most = MAX_DEGREES[self.basis]
+        if self.coefficients.ndim != 2 or not 1 <= self.degree <= most:  # noqa: PLR2004 -- units by powers
+            raise MalformedInput(
+                f"layer {self.name}: a {self.basis} polynomial has degree 1 to {most}"
+            )
         if not self.coefficients[:, -1].any():
             raise MalformedInput(f"layer {self.name}: the leading coefficients are all zero")
 
@@ -74,18 +80,16 @@ class Polynomial:
 
     def apply(self, x: Floats) -> Floats:
         """Evaluate on rows of `x` (n, units)."""
-        result = np.zeros_like(x)
-        for column in self.coefficients.T[::-1]:
-            result = result * x + column
-        return result
+        return bases.evaluate(self.coefficients, x, self.basis)
 
     def derivative(self, x: Floats) -> Floats:
         """Evaluate the derivative on rows of `x` (n, units)."""
-        powers = np.arange(1, self.degree + 1)
-        result = np.zeros_like(x)
-        for column in (self.coefficients[:, 1:] * powers).T[::-1]:
-            result = result * x + column
-        return result
+        return bases.derivative(self.coefficients, x, self.basis)
+
+    @property
+    def product_coefficients(self) -> Floats:
+        """Return the coefficients (units, degree + 1) that a schedule evaluates."""
+        return bases.product_coefficients(self.coefficients, self.basis)
 
 
 Layer = Linear | Polynomial

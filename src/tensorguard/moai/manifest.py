@@ -13,6 +13,7 @@ from msgspec import Meta
 
 from tensorguard.crypto import canonical
 from tensorguard.errors import VerificationError
+from tensorguard.moai.bases import Basis
 from tensorguard.moai.plan import MAX_DEGREE, MAX_LAYERS
 from tensorguard.wire.models import (
     MAX_FEATURES,
@@ -51,12 +52,12 @@ class LinearLayer(Record, frozen=True, tag="linear", tag_field="kind"):
 
 
 class PolynomialLayer(Record, frozen=True, tag="polynomial", tag_field="kind"):
-    """Tensor `<name>.coefficients` (width, degree + 1), for values in [-1, 1]."""
+    """Tensor `<name>.coefficients` (width, degree + 1), for values in [-1, 1], by `basis`."""
 
     name: LayerName
     width: Width
     degree: Annotated[int, Meta(ge=1, le=MAX_DEGREE)]
-    basis: Literal["monomial"]
+    basis: Basis
     stands_for: Literal["relu", "tanh", "logistic", "polynomial"]
 
 

@@ -138,6 +138,8 @@ def _layers(content: Manifest, weights: bytes) -> tuple[Layer, ...]:
     return tuple(
         Linear(layer.name, values[f"{layer.name}.weight"], values[f"{layer.name}.bias"])
         if isinstance(layer, LinearLayer)
-        else Polynomial(layer.name, values[f"{layer.name}.coefficients"], layer.stands_for)
+        else Polynomial(
+            layer.name, values[f"{layer.name}.coefficients"], layer.stands_for, layer.basis
+        )
         for layer in content.layers
     )

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from tensorguard.errors import InputError
 from tensorguard.moai.parameters import MAX_LOG_QP, CkksParameters, make_parameters
 
-MAX_DEGREE = 15  # of one polynomial layer
+MAX_DEGREE = 31  # of one polynomial layer: five levels
 MAX_LAYERS = 32
 MIN_SCALE_BITS, MAX_SCALE_BITS = 28, 40
 HEADROOM_BITS = 8  # outputs are normalised to 1, and may grow 2^7 over that

@@ -2,7 +2,8 @@
 
 P(z) = Q(z) · z^m + R(z) with m the largest power of two not above the degree, recursively: every
 power is a square, and a node is evaluated *before* its rescale, so that Q·z^m and R are added at one
-scale and rescaled once (Paterson and Stockmeyer 1973; Bossuat et al. 2021 for the scales).
+scale and rescaled once (Paterson and Stockmeyer 1973; Bossuat et al. 2021 for the scales). In the
+Chebyshev basis z^m stands for T_m(z), and a square for 2 z² - 1, at the same scale: see `moai.bases`.
 
 Pure arithmetic: the backend interprets the schedule, the simulator only needs its depth.
 """

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from tensorguard.moai import bases
+from tensorguard.moai.bases import Basis
 from tensorguard.moai.graph import Graph, Linear, Polynomial
 from tensorguard.moai.parameters import CkksParameters
 from tensorguard.moai.plan import LinearPlan, Plan, PolynomialPlan
@@ -101,31 +103,36 @@ def _polynomial(
     z: Floats,
     variance: Floats,
 ) -> Floats:
-    used = [bool(column.any()) for column in layer.coefficients.T]
+    columns = layer.product_coefficients.T
+    used = [bool(column.any()) for column in columns]
     steps = schedule(used, parameters=parameters, level=plan.level, scale=parameters.scale)
     powers = [np.zeros_like(z)]
     for index in range(1, len(steps.powers)):
-        inner = z ** (1 << (index - 1))
-        powers.append(4 * inner**2 * powers[-1] + noise.rescale)
+        inner = bases.factor(z, 1 << (index - 1), layer.basis)
+        if layer.basis == "chebyshev":  # 2 T^2 - 1
+            powers.append(16 * inner**2 * powers[-1] + noise.rescale + noise.encode)
+        else:
+            powers.append(4 * inner**2 * powers[-1] + noise.rescale)
     inherited = layer.derivative(z) ** 2 * variance
-    return np.asarray(inherited + _node(steps.root, layer, noise, z, powers)[1])
+    return np.asarray(inherited + _node(steps.root, (columns, layer.basis), noise, z, powers)[1])
 
 
 def _node(
-    node: Node, layer: Polynomial, noise: Noise, z: Floats, powers: list[Floats]
+    node: Node, products: tuple[Floats, Basis], noise: Noise, z: Floats, powers: list[Floats]
 ) -> tuple[Floats, Floats]:
     """Return the node's value and the variance that its own operations add."""
+    columns, basis = products
     value = np.zeros_like(z)
     variance = np.full_like(z, noise.rescale + noise.encode)
     if node.constant:
-        value = value + layer.coefficients[:, node.first]
+        value = value + columns[node.first]
     for term in node.terms:
-        coefficient = layer.coefficients[:, node.first + term.power]
-        value = value + coefficient * z**term.power
+        coefficient = columns[node.first + term.power]
+        value = value + coefficient * bases.factor(z, term.power, basis)
         variance = variance + coefficient**2 * powers[term.power.bit_length() - 1]
     for quotient, power in node.products:
-        factor, error = _node(quotient, layer, noise, z, powers)
-        raised = z**power
+        factor, error = _node(quotient, products, noise, z, powers)
+        raised = bases.factor(z, power, basis)
         value = value + factor * raised
         variance = variance + raised**2 * error + factor**2 * powers[power.bit_length() - 1]
     return value, variance

@@ -131,7 +131,7 @@ def edit(path, value):
         (("layers", 0, "kind"), "softmax"),
         (("layers", 0, "kind"), ...),
         (("layers", 0, "surprise"), 1),
-        (("layers", 1, "basis"), "chebyshev"),
+        (("layers", 1, "basis"), "lagrange"),
         (("layers", 1, "degree"), 99),
         (("layers", 1, "stands_for"), "gelu"),
         (("layers", 0, "inputs"), -1),

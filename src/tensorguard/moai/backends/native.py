@@ -160,20 +160,31 @@ class _Polynomial:
         self._context = context
         self._slots = spec.parameters.slots
         self._period = plan.period
-        self._columns = layer.coefficients.T
+        self._columns = layer.product_coefficients.T
         used = [bool(column.any()) for column in self._columns]
         scale = spec.parameters.scale
         steps = schedule(used, parameters=spec.parameters, level=plan.level, scale=scale)
         self._squarings = len(steps.powers) - 1
+        self._minus_one: list[native.Plaintext] = []  # by squaring, in the Chebyshev basis
+        if layer.basis == "chebyshev":
+            minus_one = np.full(self._slots, -1.0)
+            self._minus_one = [
+                context.encode(minus_one, plan.level - step, steps.powers[step])
+                for step in range(1, len(steps.powers))
+            ]
         self._root = steps.root
         self._terms: dict[tuple[int, int, int], native.Plaintext] = {}
         self._encode(steps.root)
 
     def evaluate(self, x: native.Ciphertext, keys: native.Keys) -> native.Ciphertext:
         powers = [x]
-        for _ in range(self._squarings):
+        for step in range(self._squarings):
             square = native.multiply(powers[-1], powers[-1])
-            powers.append(native.relinearise_rescale(square, keys))
+            if not self._minus_one:
+                powers.append(native.relinearise_rescale(square, keys))
+                continue
+            doubled = native.relinearise_rescale(native.add(square, square), keys)
+            powers.append(native.add_plain(doubled, self._minus_one[step]))
         return self._evaluate(self._root, powers, keys)
 
     def _encode(self, node: Node) -> None:

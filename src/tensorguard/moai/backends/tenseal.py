@@ -136,13 +136,20 @@ class _Polynomial:
     def __init__(self, seal: Seal, layer: Polynomial, plan: PolynomialPlan) -> None:
         self._seal = seal
         self._plan = plan
-        self._columns = layer.coefficients.T
+        self._columns = layer.product_coefficients.T
         used = [bool(column.any()) for column in self._columns]
         self._schedule: Schedule = schedule(
             used, parameters=seal.parameters, level=plan.level, scale=seal.parameters.scale
         )
         self._terms: dict[tuple[int, int, int], Any] = {}
         self._encode(self._schedule.root)
+        self._minus_one: list[Any] = []  # by squaring, in the Chebyshev basis
+        if layer.basis == "chebyshev":
+            minus_one = np.full(seal.parameters.slots, -1.0)
+            self._minus_one = [
+                seal.encode(minus_one, level=plan.level - 1 - step, scale=scale)
+                for step, scale in enumerate(self._schedule.powers[1:])
+            ]
 
     def _coefficient(self, index: int, *, level: int, scale: float) -> Any:
         slots = self._seal.parameters.slots
@@ -164,12 +171,16 @@ class _Polynomial:
     def evaluate(self, x: Any, keys: SealKeys) -> Any:
         evaluator = self._seal.evaluator
         powers = [x]
-        for scale in self._schedule.powers[1:]:
+        for step, scale in enumerate(self._schedule.powers[1:]):
             square = sealapi.Ciphertext()
             evaluator.square(powers[-1], square)
+            if self._minus_one:
+                evaluator.add_inplace(square, square)
             evaluator.relinearize_inplace(square, keys.relinearisation)
             evaluator.rescale_to_next_inplace(square)
             square.scale = scale
+            if self._minus_one:
+                evaluator.add_plain_inplace(square, self._minus_one[step])
             powers.append(square)
         return self._evaluate(self._schedule.root, powers, keys)
 

@@ -38,7 +38,7 @@ from tensorguard.moai.spec import packing_of
 from tensorguard.wire.models import InputScaling, OutputScaling
 
 Floats = npt.NDArray[np.float64]
-DEGREES = (2, 3, 5, 7)  # those that may be asked for
+DEGREES = (2, 3, 5, 7, 15, 27)  # those that may be asked for
 AUTOMATIC = (3, 5, 7)  # 2 takes as many levels as 3 and is never better
 DEFAULT_ERROR_BUDGET = 0.05
 MIN_CALIBRATION_ROWS = 16  # fewer say nothing about a range
@@ -140,7 +140,7 @@ def _polynomial_layer(layer: Polynomial) -> PolynomialLayer:
         name=layer.name,
         width=layer.shape.width,
         degree=layer.degree,
-        basis="monomial",
+        basis=layer.basis,
         stands_for=layer.stands_for,
     )
 
@@ -200,9 +200,14 @@ def _replace_activations(
     layers: list[Layer] = []
     fits: dict[str, Fit] = {}
     for index, dense in enumerate(network.layers[:-1]):
-        if dense.activation is None:
-            raise MalformedInput(f"layer {dense.name} was not merged")
         weight = dense.weight * gain
+        if dense.activation is None:  # a factor of low rank
+            gain = np.abs(values @ weight.T + dense.bias).max(axis=0)
+            gain[gain < 1e-6 * gain.max() + 1e-12] = 1.0  # a unit that never moves
+            factor = Linear(f"linear{index}", weight / gain[:, None], dense.bias / gain)
+            values = factor.apply(values)
+            layers.append(factor)
+            continue
         fitted = fit(dense.activation, values @ weight.T + dense.bias, degree=degree)
         linear = Linear(
             f"linear{index}",
@@ -210,7 +215,7 @@ def _replace_activations(
             (dense.bias - fitted.centre) / fitted.radius,
         )
         polynomial = Polynomial(
-            f"activation{index}", fitted.coefficients, dense.activation.function
+            f"activation{index}", fitted.coefficients, dense.activation.function, fitted.basis
         )
         values = polynomial.apply(linear.apply(values))
         gain = fitted.gain

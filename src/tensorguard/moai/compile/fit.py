@@ -12,7 +12,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from numpy.polynomial.polynomial import polyvander
 
+from tensorguard.errors import MalformedInput
+from tensorguard.moai import bases
+from tensorguard.moai.bases import Basis
 from tensorguard.moai.compile.network import Activation
 
 Floats = npt.NDArray[np.float64]
@@ -20,16 +24,18 @@ GRID = 65  # points of the grid over the range with margin
 GRID_WEIGHT = 0.1  # of the data's weight: enough for the margin, too little to bend the fit
 MAX_FIT_ROWS = 4096  # more rows do not move a fit of 8 coefficients
 MARGIN = 0.1  # of the calibrated half-width, on either side
+MAX_MONOMIAL = 7  # above that, fits are in the Chebyshev basis
 
 
 @dataclass(frozen=True, eq=False)
 class Fit:
-    """h = centre + radius · t per unit; activation(h) is about gain · Σ coefficients[u, k] · t^k."""
+    """h = centre + radius · t per unit; activation(h) is about gain · Σ coefficients[u, k] · b_k(t)."""
 
     centre: Floats
     radius: Floats
     gain: Floats
     coefficients: Floats
+    basis: Basis
     low: float
     high: float
     error_max: float
@@ -42,15 +48,17 @@ def fit(activation: Activation, h: Floats, *, degree: int) -> Fit:
     centre = (low + high) / 2
     radius = (high - low) / 2 * (1 + MARGIN)
     radius[radius < 1e-9 * (1 + np.abs(centre))] = 1.0  # a unit that never moves
-    if activation.function == "polynomial":
+    basis: Basis = activation.basis
+    if basis == "chebyshev":
+        centre, radius = _unit_interval(low, high)
+        coefficients = np.tile(np.array(activation.coefficients), (len(centre), 1))
+    elif activation.function == "polynomial":
         coefficients = _substitute(np.array(activation.coefficients), centre, radius)
     else:
-        coefficients = _least_squares(activation, h, centre, radius, degree)
+        basis = "chebyshev" if degree > MAX_MONOMIAL else "monomial"
+        coefficients = _least_squares(activation, h, centre, radius, degree, basis)
     target = activation(h)
-    t = (h - centre) / radius
-    approximation = np.zeros_like(t)
-    for column in coefficients.T[::-1]:
-        approximation = approximation * t + column
+    approximation = bases.evaluate(coefficients, (h - centre) / radius, basis)
     error = np.abs(approximation - target)
     gain = np.maximum(np.abs(approximation).max(axis=0), 1e-6)
     return Fit(
@@ -58,11 +66,23 @@ def fit(activation: Activation, h: Floats, *, degree: int) -> Fit:
         radius,
         gain,
         coefficients / gain[:, None],
+        basis,
         float(low.min()),
         float(high.max()),
         float(error.max()),
         float(np.sqrt((error**2).mean())),
     )
+
+
+def _unit_interval(low: Floats, high: Floats) -> tuple[Floats, Floats]:
+    """Leave a polynomial on [-1, 1] as it is. Raises `MalformedInput` if it is used beyond."""
+    largest = max(-float(low.min()), float(high.max())) * (1 + MARGIN)
+    if largest > 1 + 1e-9:
+        raise MalformedInput(
+            f"a Chebyshev polynomial is for [-1, 1]; its calibrated inputs reach {largest:.3g} "
+            f"with a margin of {MARGIN:.0%}"
+        )
+    return np.zeros(len(low)), np.ones(len(low))
 
 
 def _substitute(coefficients: Floats, centre: Floats, radius: Floats) -> Floats:
@@ -76,8 +96,14 @@ def _substitute(coefficients: Floats, centre: Floats, radius: Floats) -> Floats:
 
 
 def _least_squares(
-    activation: Activation, h: Floats, centre: Floats, radius: Floats, degree: int
+    activation: Activation,
+    h: Floats,
+    centre: Floats,
+    radius: Floats,
+    degree: int,
+    basis: Basis,
 ) -> Floats:
+    matrix = np.polynomial.chebyshev.chebvander if basis == "chebyshev" else polyvander
     rows = h[:: -(-len(h) // MAX_FIT_ROWS)]
     grid = np.linspace(-1, 1, GRID)
     weights = np.concatenate(
@@ -87,7 +113,7 @@ def _least_squares(
     for unit in range(h.shape[1]):
         t = np.concatenate([(rows[:, unit] - centre[unit]) / radius[unit], grid])
         target = activation(centre[unit] + radius[unit] * t)
-        design = np.vander(t, degree + 1, increasing=True) * weights[:, None]
+        design = matrix(t, degree) * weights[:, None]
         result[unit] = np.linalg.lstsq(design, target * weights, rcond=None)[0]
     return result
 

@@ -21,9 +21,10 @@ from tensorguard.crypto import canonical
 from tensorguard.crypto.files import read_bounded
 from tensorguard.errors import MalformedInput
 from tensorguard.moai import tensors
+from tensorguard.moai.bases import MAX_DEGREES
 from tensorguard.moai.compile.build import DEFAULT_ERROR_BUDGET, Compiled, compile_network
 from tensorguard.moai.compile.network import Activation, Dense, ModelNotSupported, Network
-from tensorguard.moai.plan import MAX_DEGREE, MAX_LAYERS
+from tensorguard.moai.plan import MAX_LAYERS
 from tensorguard.wire.models import Record
 
 Floats = npt.NDArray[np.float64]
@@ -183,6 +184,7 @@ def _activation(
     if coefficients.ndim != 1 or not np.isfinite(coefficients).all():
         raise MalformedInput("polynomial coefficients are a list of finite numbers")
     trimmed = np.trim_zeros(coefficients, "b")
-    if not 2 <= len(trimmed) <= MAX_DEGREE + 1:  # noqa: PLR2004 -- degree 1 at least
-        raise ModelNotSupported(f"a polynomial activation has degree 1 to {MAX_DEGREE}")
+    most = MAX_DEGREES["monomial"]
+    if not 2 <= len(trimmed) <= most + 1:  # noqa: PLR2004 -- degree 1 at least
+        raise ModelNotSupported(f"a polynomial activation has degree 1 to {most}")
     return Activation("polynomial", tuple(trimmed.tolist()))

@@ -1,13 +1,14 @@
-"""scikit-learn's multi-layer perceptrons, alone or behind scalers, read by type and never guessed.
+"""scikit-learn's linear models and perceptrons, alone or in pipelines, read by type, never guessed.
 
-Supported: `MLPRegressor` and `MLPClassifier`; in a `Pipeline` behind one `StandardScaler`, which
-becomes the client's input scaling; in a `TransformedTargetRegressor` with a `StandardScaler`, which
-becomes its output scaling.
+In a `Pipeline` the leading scalers become the client's input scaling and a PCA is multiplied into
+the layer behind it; the scaler of a `TransformedTargetRegressor` becomes the output scaling. A linear
+classifier without probabilities gives the softmax of its decision values: the order of the classes,
+so `predict`, is the estimator's own.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -16,8 +17,10 @@ import numpy.typing as npt
 from tensorguard.errors import ConfigurationError
 from tensorguard.moai.compile.build import DEFAULT_ERROR_BUDGET, Compiled, compile_network
 from tensorguard.moai.compile.network import Activation, Dense, ModelNotSupported, Network
+from tensorguard.moai.compile.preprocessing import Scaling, read_step, read_steps
 
 Floats = npt.NDArray[np.float64]
+OutputActivation = Literal["identity", "softmax", "logistic"]
 
 
 class SklearnMissing(ConfigurationError):
@@ -25,15 +28,24 @@ class SklearnMissing(ConfigurationError):
     remedy = "Install the extra: pip install 'tensorguard[sklearn]'."
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Parts:
     """An estimator taken apart."""
 
-    perceptron: Any
-    mean: Floats | None = None
-    std: Floats | None = None
-    target_mean: Floats | None = None
-    target_std: Floats | None = None
+    model: Any
+    scaling: Scaling | None = None
+    before: tuple[Dense, ...] = ()
+    target: Scaling | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class _Model:
+    """The layers of the last step, and what the client does with their outputs."""
+
+    layers: tuple[Dense, ...]
+    activation: OutputActivation = "identity"
+    labels: tuple[str, ...] = ()
+    outputs: Literal["values", "probabilities", "decision-values"] = "values"
 
 
 def from_sklearn(
@@ -58,11 +70,115 @@ def from_sklearn(
 def network_of(estimator: Any, *, source_sha256: str | None = None) -> Network:
     """Return the estimator's network. Raises `ModelNotSupported` or `SklearnMissing`."""
     parts = _take_apart(estimator)
-    perceptron = parts.perceptron
-    if not hasattr(perceptron, "coefs_"):
+    model = _read_model(parts.model)
+    layers = (*parts.before, *model.layers)
+    scaling = parts.scaling or Scaling.identity(layers[0].weight.shape[1])
+    target = parts.target or Scaling.identity(layers[-1].weight.shape[0])
+    return Network(
+        layers,
+        mean=scaling.mean,
+        std=scaling.std,
+        output_scale=target.std,
+        output_offset=target.mean,
+        output_activation=model.activation,
+        labels=model.labels,
+        source="scikit-learn",
+        source_sha256=source_sha256,
+        options={"estimator": type(estimator).__name__, "outputs": model.outputs},
+    )
+
+
+def _take_apart(estimator: Any) -> _Parts:
+    try:
+        from sklearn.compose import TransformedTargetRegressor
+        from sklearn.pipeline import Pipeline
+    except ImportError as error:
+        raise SklearnMissing("scikit-learn is not installed") from error
+    if type(estimator) is Pipeline:
+        steps = [step for _, step in estimator.steps if step not in {"passthrough", None}]
+        if not steps:
+            raise ModelNotSupported("the pipeline has no estimator")
+        inner = _take_apart(steps[-1])
+        if len(steps) == 1:
+            return inner
+        if inner.scaling is not None or inner.before:
+            raise ModelNotSupported("a pipeline in a pipeline: put all steps into one")
+        scaling, before = read_steps(steps[:-1])
+        return replace(inner, scaling=scaling, before=before)
+    if type(estimator) is TransformedTargetRegressor:
+        if not hasattr(estimator, "regressor_"):
+            raise ModelNotSupported("the estimator is not fitted")
+        inner = _take_apart(estimator.regressor_)
+        target = read_step(estimator.transformer_)
+        if inner.target is not None or not isinstance(target, Scaling):
+            raise ModelNotSupported("targets are transformed by one scaler")
+        return replace(inner, target=target)
+    return _Parts(estimator)
+
+
+def _read_model(model: Any) -> _Model:
+    from sklearn import linear_model as linear
+    from sklearn.neural_network import MLPClassifier, MLPRegressor
+    from sklearn.svm import LinearSVC, LinearSVR
+
+    kind = type(model)
+    if kind in {MLPClassifier, MLPRegressor}:
+        return _perceptron(model)
+    if kind in {
+        linear.LinearRegression,
+        linear.Ridge,
+        linear.Lasso,
+        linear.ElasticNet,
+        linear.SGDRegressor,
+        LinearSVR,
+    }:
+        return _Model((_matrix(model),))
+    if kind in {
+        linear.LogisticRegression,
+        linear.Perceptron,
+        linear.RidgeClassifier,
+        linear.SGDClassifier,
+        LinearSVC,
+    }:
+        return _classifier(model)
+    raise ModelNotSupported(f"{kind.__name__} is not a supported estimator")
+
+
+def _matrix(model: Any) -> Dense:
+    if not hasattr(model, "coef_"):
         raise ModelNotSupported("the estimator is not fitted")
-    last = len(perceptron.coefs_) - 1
-    hidden = _activation(perceptron.activation)
+    coefficients = model.coef_
+    if hasattr(coefficients, "toarray"):  # after `sparsify()`
+        coefficients = coefficients.toarray()
+    weight = np.atleast_2d(np.asarray(coefficients, dtype=np.float64))
+    intercept = np.asarray(model.intercept_, dtype=np.float64).ravel()
+    if intercept.size == 1:
+        intercept = np.full(len(weight), intercept[0])
+    return Dense("dense0", weight, intercept, None)
+
+
+def _classifier(model: Any) -> _Model:
+    layer = _matrix(model)
+    labels = tuple(str(label) for label in model.classes_)
+    outputs = len(layer.bias)
+    binarizer = getattr(model, "_label_binarizer", None)  # a RidgeClassifier's
+    several = binarizer is not None and str(binarizer.y_type_).startswith("multilabel")
+    if several or outputs != (1 if len(labels) == 2 else len(labels)):  # noqa: PLR2004 -- two classes, one value
+        raise ModelNotSupported("multi-label classification is not supported")
+    activation: OutputActivation = "logistic" if outputs == 1 else "softmax"
+    name = type(model).__name__
+    one_by_one = getattr(model, "multi_class", "auto") == "ovr" or name == "SGDClassifier"
+    probable = name == "LogisticRegression" or getattr(model, "loss", None) == "log_loss"
+    if probable and (outputs == 1 or not one_by_one):
+        return _Model((layer,), activation, labels, "probabilities")
+    return _Model((layer,), activation, labels, "decision-values")
+
+
+def _perceptron(model: Any) -> _Model:
+    if not hasattr(model, "coefs_"):
+        raise ModelNotSupported("the estimator is not fitted")
+    last = len(model.coefs_) - 1
+    hidden = _activation(model.activation)
     layers = tuple(
         Dense(
             f"dense{index}",
@@ -70,60 +186,16 @@ def network_of(estimator: Any, *, source_sha256: str | None = None) -> Network:
             np.asarray(bias, dtype=np.float64),
             None if index == last else hidden,
         )
-        for index, (weight, bias) in enumerate(
-            zip(perceptron.coefs_, perceptron.intercepts_, strict=True)
-        )
+        for index, (weight, bias) in enumerate(zip(model.coefs_, model.intercepts_, strict=True))
     )
-    features, outputs = layers[0].weight.shape[1], layers[-1].weight.shape[0]
-    activation, labels = _output(perceptron)
-    return Network(
-        layers,
-        mean=np.zeros(features) if parts.mean is None else parts.mean,
-        std=np.ones(features) if parts.std is None else parts.std,
-        output_scale=np.ones(outputs) if parts.target_std is None else parts.target_std,
-        output_offset=np.zeros(outputs) if parts.target_mean is None else parts.target_mean,
-        output_activation=activation,
-        labels=labels,
-        source="scikit-learn",
-        source_sha256=source_sha256,
-        options={"estimator": type(estimator).__name__},
-    )
-
-
-def _take_apart(estimator: Any) -> _Parts:
-    try:
-        from sklearn.compose import TransformedTargetRegressor
-        from sklearn.neural_network import MLPClassifier, MLPRegressor
-        from sklearn.pipeline import Pipeline
-    except ImportError as error:
-        raise SklearnMissing("scikit-learn is not installed") from error
-    if type(estimator) in {MLPClassifier, MLPRegressor}:
-        return _Parts(estimator)
-    if type(estimator) is Pipeline:
-        steps = [step for _, step in estimator.steps if step != "passthrough"]
-        inner = _take_apart(steps[-1])
-        if len(steps) == 1:
-            return inner
-        if len(steps) > 2 or inner.mean is not None:  # noqa: PLR2004 -- one scaler, one estimator
-            raise ModelNotSupported("a pipeline is one StandardScaler and the estimator")
-        mean, std = _scaler(steps[0])
-        return _Parts(inner.perceptron, mean, std, inner.target_mean, inner.target_std)
-    if type(estimator) is TransformedTargetRegressor:
-        inner = _take_apart(estimator.regressor_)
-        mean, std = _scaler(estimator.transformer_)
-        return _Parts(inner.perceptron, inner.mean, inner.std, mean, std)
-    raise ModelNotSupported(f"{type(estimator).__name__} is not a supported estimator")
-
-
-def _scaler(scaler: Any) -> tuple[Floats, Floats]:
-    from sklearn.preprocessing import StandardScaler
-
-    if type(scaler) is not StandardScaler or not hasattr(scaler, "n_features_in_"):
-        raise ModelNotSupported(f"{type(scaler).__name__} is not a fitted StandardScaler")
-    size = int(scaler.n_features_in_)
-    mean = np.zeros(size) if scaler.mean_ is None else np.asarray(scaler.mean_, dtype=np.float64)
-    std = np.ones(size) if scaler.scale_ is None else np.asarray(scaler.scale_, dtype=np.float64)
-    return (mean if scaler.with_mean else np.zeros(size)), std
+    if not hasattr(model, "classes_"):
+        return _Model(layers)
+    labels = tuple(str(label) for label in model.classes_)
+    if model.out_activation_ == "softmax":
+        return _Model(layers, "softmax", labels, "probabilities")
+    if model.out_activation_ == "logistic" and model.n_outputs_ == 1:
+        return _Model(layers, "logistic", labels, "probabilities")
+    raise ModelNotSupported("multi-label classification is not supported")
 
 
 def _activation(name: str) -> Activation | None:
@@ -137,16 +209,3 @@ def _activation(name: str) -> Activation | None:
         raise ModelNotSupported(f"the activation {name!r} is not supported")
     function = known[name]
     return Activation(function) if function else None
-
-
-def _output(
-    perceptron: Any,
-) -> tuple[Literal["identity", "softmax", "logistic"], tuple[str, ...]]:
-    if not hasattr(perceptron, "classes_"):
-        return "identity", ()
-    labels = tuple(str(label) for label in perceptron.classes_)
-    if perceptron.out_activation_ == "softmax":
-        return "softmax", labels
-    if perceptron.out_activation_ == "logistic" and perceptron.n_outputs_ == 1:
-        return "logistic", labels
-    raise ModelNotSupported("multi-label classification is not supported")

@@ -10,6 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from tensorguard.errors import MalformedInput
+from tensorguard.moai import bases
+from tensorguard.moai.bases import Basis
 
 Floats = npt.NDArray[np.float64]
 Function = Literal["relu", "tanh", "logistic", "polynomial"]
@@ -18,17 +20,21 @@ Function = Literal["relu", "tanh", "logistic", "polynomial"]
 class ModelNotSupported(MalformedInput):
     code = "model_not_supported"
     remedy = (
-        "Use dense layers with relu, tanh, logistic, identity or polynomial activations: "
-        "scikit-learn's MLPRegressor or MLPClassifier, or safetensors with a layer description."
+        "Use linear layers with activations between them, as docs/models.md lists them: "
+        "scikit-learn (.skops), ONNX (.onnx), or safetensors with a layer description."
     )
 
 
 @dataclass(frozen=True, eq=False)
 class Activation:
-    """An elementwise function; a polynomial has the coefficients of 1, x, x² and so on."""
+    """An elementwise function; a polynomial has the coefficients of 1, x, x² and so on.
+
+    In the Chebyshev basis they are those of T_0, T_1, …, and the polynomial is meant for [-1, 1].
+    """
 
     function: Function
     coefficients: tuple[float, ...] = ()
+    basis: Basis = "monomial"
 
     def __call__(self, x: Floats) -> Floats:
         """Evaluate elementwise."""
@@ -38,7 +44,7 @@ class Activation:
             return np.tanh(x)
         if self.function == "logistic":
             return np.asarray(1 / (1 + np.exp(-np.clip(x, -500, 500))))
-        return np.asarray(np.polynomial.polynomial.polyval(x, np.array(self.coefficients)))
+        return bases.evaluate(np.array([self.coefficients]), x, self.basis)
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,10 +106,13 @@ class Network:
 
 
 def merged(layers: Sequence[Dense]) -> tuple[Dense, ...]:
-    """Multiply out linear layers that have no activation between them."""
+    """Multiply out linear layers that have no activation between them, where that is no more work.
+
+    Factors of low rank, such as the two of an adapter, stay apart.
+    """
     result: list[Dense] = []
     for layer in layers:
-        if result and result[-1].activation is None:
+        if result and result[-1].activation is None and not _low_rank(result[-1], layer):
             before = result.pop()
             result.append(
                 Dense(
@@ -116,3 +125,9 @@ def merged(layers: Sequence[Dense]) -> tuple[Dense, ...]:
         else:
             result.append(layer)
     return tuple(result)
+
+
+def _low_rank(before: Dense, layer: Dense) -> bool:
+    """Return whether the two have less than half the weights of their product."""
+    product = layer.weight.shape[0] * before.weight.shape[1]
+    return bool(2 * (before.weight.size + layer.weight.size) < product)
