@@ -26,7 +26,7 @@ AREAS: Final[Mapping[str, str]] = MappingProxyType(
         "serving": "Run the MOAI gateway.",
         "db": "Migrate the platform's database.",
         "user": "Create, list and disable people.",
-        "keys": "Make and show keys; export public ones.",
+        "keys": "Make, rotate, use and retire keys; export public ones.",
         "audit": "Verify and export audit trails.",
         "device": "Enrol this machine and speak for it.",
         "agent": "Run the agent of a robot, import recordings, see what it holds.",

@@ -10,12 +10,14 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from datetime import datetime
 
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, sessionmaker
 
 from tensorguard.errors import TensorGuardError
-from tensorguard.keys.provider import KeyState
+from tensorguard.keys.provider import KeyNotFound, KeyProvider, KeyState
+from tensorguard.platform.keys.envelope import Envelope
 from tensorguard.platform.keys.repository import KeyringDirectory
 from tensorguard.platform.keys.rings import DATA_AT_REST, PLATFORM_TENANT, POLICY_ACTOR
 from tensorguard.platform.keys.service import Keyrings, record_destroyed
@@ -55,7 +57,13 @@ def keep_policies(state: PlatformState) -> int:
             failed += 1
             _report("a key's policy could not be kept", tenant_id, name, error)
     try:
-        rewrap_secrets(state)
+        rewrap_secrets(
+            state.sessions,
+            keys=state.keys,
+            envelope=state.envelope,
+            actor=POLICY_ACTOR,
+            now=state.now(),
+        )
         _purge(state, platform_id)
     except FAILURES as error:
         failed += 1
@@ -70,27 +78,32 @@ def platform_tenant(session: Session, state: PlatformState) -> str:
     return made.id
 
 
-def rewrap_secrets(state: PlatformState) -> int:
+def rewrap_secrets(
+    sessions: sessionmaker[Session],
+    *,
+    keys: KeyProvider,
+    envelope: Envelope,
+    actor: str,
+    now: datetime,
+) -> int:
     """Wrap every secret's data key under the active version; return how many were behind."""
-    actives = [
-        info.version for info in state.keys.versions(DATA_AT_REST) if info.state is KeyState.active
-    ]
-    if not actives or state.keys.describe(DATA_AT_REST).disabled:
+    try:
+        versions = keys.versions(DATA_AT_REST)
+    except KeyNotFound:  # nothing was ever sealed
         return 0
-    with state.sessions() as session:
-        behind = tenant_secrets.behind(session, actives[0])
+    actives = [info for info in versions if info.state is KeyState.active and not info.disabled]
+    if not actives:
+        return 0
+    version = actives[0].version
+    with sessions() as session:
+        behind = tenant_secrets.behind(session, version)
     count = 0
     for tenant_id in behind:
         done = tenant_secrets.BATCH
         while done == tenant_secrets.BATCH:
-            with state.sessions.begin() as session:
+            with sessions.begin() as session:
                 done = tenant_secrets.rewrap(
-                    session,
-                    tenant_id,
-                    actives[0],
-                    envelope=state.envelope,
-                    actor=POLICY_ACTOR,
-                    now=state.now(),
+                    session, tenant_id, version, envelope=envelope, actor=actor, now=now
                 )
             count += done
     return count
