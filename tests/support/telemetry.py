@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from datetime import datetime, timedelta
 
 import httpx2
@@ -113,3 +114,35 @@ def stored(platform: Platform) -> dict[str, int]:
 
 
 NOTHING = dict.fromkeys(TABLES, 0)
+
+
+def framed(number: int, payload: bytes) -> bytes:
+    """Return a protobuf field with a length."""
+    size, head = len(payload), bytearray([number << 3 | 2])
+    while size > 0x7F:
+        head.append(size & 0x7F | 0x80)
+        size >>= 7
+    return bytes(head) + bytes([size]) + payload
+
+
+def varint(value: int) -> bytes:
+    """Return a protobuf varint of 64 bits."""
+    value &= 2**64 - 1
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes(out) + bytes([value])
+
+
+def write_request(labels: dict[str, str], points: list[tuple[int, float]]) -> bytes:
+    """Return a remote-write request of one series; times are milliseconds."""
+    series = b"".join(
+        framed(1, framed(1, key.encode()) + framed(2, value.encode()))
+        for key, value in sorted(labels.items())
+    )
+    series += b"".join(
+        framed(2, b"\x09" + struct.pack("<d", value) + b"\x10" + varint(time))
+        for time, value in points
+    )
+    return framed(1, series)

@@ -38,6 +38,7 @@ from tensorguard.platform.telemetry import background as telemetry_background
 from tensorguard.platform.telemetry.callers import StillAllowed
 from tensorguard.platform.telemetry.endpoints import router as telemetry
 from tensorguard.platform.telemetry.parts import TelemetryParts
+from tensorguard.platform.telemetry.submissions import router as submissions
 from tensorguard.platform.tenant_secrets.endpoints import router as tenant_secrets
 from tensorguard.platform.users.endpoints import router as people
 from tensorguard.settings import Settings
@@ -59,6 +60,7 @@ ROUTERS: Final[tuple[APIRouter, ...]] = (
     people,
     audit,
     telemetry,
+    submissions,
     devices,
     certificates,
     oauth,

@@ -113,7 +113,7 @@ class Intake:
         counted: Callable[[Answer], None],
     ) -> None:
         self._sessions = sessions
-        self._writer = writer
+        self.writer = writer
         self._now = now
         self._counted = counted
         self._waiting: deque[_Waiting] = deque()
@@ -183,7 +183,7 @@ class Intake:
         """Store batches; return an outcome for each, and never raise for what the database does."""
         try:
             with self._sessions.begin() as session:
-                outcomes = self._writer.write(session, batches, self._now())
+                outcomes = self.writer.write(session, batches, self._now())
         except OUTAGES as outage:  # nothing of it is stored; a retry is right
             log.warning("a group was not stored", extra={"kind": type(outage).__name__})
             return [outage] * len(batches)

@@ -80,6 +80,18 @@ def collect(body: bytes, points: Points) -> None:
             _collect_series(body, begin, end, points)
 
 
+def shown(body: bytes) -> list[dict[str, object]]:
+    """Return the series and samples of a letter, in JSON."""
+    found: list[dict[str, object]] = []
+    for labels, samples in _plain_series(body):
+        named = _labels(labels)
+        name, rest = (named, {}) if isinstance(named, str) else named
+        pairs = [_sample(body, begin, end) for begin, end in samples]
+        points = [[time, value if math.isfinite(value) else str(value)] for value, time in pairs]
+        found.append({"name": name, "labels": rest, "samples": points})
+    return found
+
+
 def _collect_series(body: bytes, begin: int, end: int, points: Points) -> None:
     head = bytearray()
     samples, histograms = list[tuple[int, int]](), 0
