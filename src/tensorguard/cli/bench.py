@@ -8,6 +8,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from tensorguard.bench.report import Report
+
 app = typer.Typer(help="Measure on this machine, beside what others do.", no_args_is_help=True)
 progress = Console(stderr=True)
 
@@ -17,17 +19,12 @@ def bench() -> None:
     """Keep `bench` a group of commands."""
 
 
-@app.command()
-def inference(
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
-    quick: Annotated[bool, typer.Option("--quick", help="Fewer rounds: under 50 s.")] = False,
-    check: Annotated[bool, typer.Option("--check", help="Exit 1 if a bar is missed.")] = False,
-) -> None:
-    """Encrypted inference beside naive TenSEAL: server time, CPU and error."""
-    from tensorguard.bench import inference as runner
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+Quick = Annotated[bool, typer.Option("--quick", help="Fewer rounds: under 50 s.")]
+Check = Annotated[bool, typer.Option("--check", help="Exit 1 if a bar is missed.")]
 
-    with progress.status("Training and encrypting") as status:
-        report = runner.run(quick=quick, progress=status.update)
+
+def _print(report: Report, *, as_json: bool, check: bool) -> None:
     if as_json:
         typer.echo(json.dumps(report.to_dict()))
     else:
@@ -38,10 +35,30 @@ def inference(
             )
         for ratio in report.ratios:
             typer.echo(
-                f"{ratio.case:<16} {ratio.variant} is {ratio.value:.1f}x {ratio.against} "
+                f"{ratio.case:<16} {ratio.variant} is {ratio.value:.3g}x {ratio.against} "
                 f"({ratio.metric})"
             )
         for name in report.missing:
             typer.echo(f"missing: {name}")
     if check and report.failed:
         raise typer.Exit(1)
+
+
+@app.command()
+def inference(as_json: AsJson = False, quick: Quick = False, check: Check = False) -> None:
+    """Encrypted inference beside naive TenSEAL: server time, CPU and error."""
+    from tensorguard.bench import inference as runner
+
+    with progress.status("Training and encrypting") as status:
+        report = runner.run(quick=quick, progress=status.update)
+    _print(report, as_json=as_json, check=check)
+
+
+@app.command()
+def keys(as_json: AsJson = False, quick: Quick = False, check: Check = False) -> None:
+    """Microseconds per use of a key, for every provider beside raw `cryptography`."""
+    from tensorguard.bench import keys as runner
+
+    with progress.status("Starting the custodies") as status:
+        report = runner.run(quick=quick, progress=status.update)
+    _print(report, as_json=as_json, check=check)
