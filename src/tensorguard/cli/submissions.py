@@ -6,7 +6,7 @@ Without `--url` the agent's spool is meant: `--dir` or TG_AGENT_DIR.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -32,7 +32,8 @@ TokenFile = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Ids = Annotated[list[str] | None, typer.Argument(help="Ids of submissions.")]
-All = Annotated[bool, typer.Option("--all", help="All that are listed now.")]
+Every = Annotated[bool, typer.Option("--all", help="All that are listed now.")]
+Reason = Annotated[str | None, typer.Option(help="All whose reason contains this text.")]
 
 
 @contextmanager
@@ -75,20 +76,27 @@ def _dict(letter: DeadLetter) -> dict[str, object]:
 
 @app.command("list")
 def list_submissions(
-    folder: Dir = None, url: Url = None, token_file: TokenFile = None, as_json: AsJson = False
+    folder: Dir = None,
+    url: Url = None,
+    token_file: TokenFile = None,
+    reason: Reason = None,
+    as_json: AsJson = False,
 ) -> None:
     """List what was refused, one a line."""
+    wanted = reason or ""
     if url is not None:
         with _platform(url, token_file) as client:
             for one in client.list():
-                typer.echo(one.raw if as_json else f"{one.id}  {one.received}  {one.reason}")
+                if wanted in one.reason:
+                    typer.echo(one.raw if as_json else f"{one.id}  {one.received}  {one.reason}")
         return
     from tensorguard.agent.dead import letters
 
     with _spool(folder) as spool:
         for letter in letters(spool):
-            text = f"{letter.id}  {letter.priority.name:<8} {letter.code}: {letter.reason}"
-            typer.echo(json.dumps(_dict(letter)) if as_json else text)
+            if wanted in letter.reason:
+                text = f"{letter.id}  {letter.priority.name:<8} {letter.code}: {letter.reason}"
+                typer.echo(json.dumps(_dict(letter)) if as_json else text)
 
 
 @app.command()
@@ -118,32 +126,44 @@ def show(
 @app.command()
 def replay(
     submissions: Ids = None,
-    every: All = False,
+    every: Every = False,
+    reason: Reason = None,
     folder: Dir = None,
     url: Url = None,
     token_file: TokenFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Send submissions again, after the cause of their refusal is gone."""
+    """Send submissions again, after the cause is gone. Exits 1 when the platform refuses one again."""
     from tensorguard.agent import dead
+    from tensorguard.wire.problems import RemoteProblem
 
-    _chosen(submissions, every=every)
-    if url is not None:
-        with _platform(url, token_file) as client:
-            ids = [str(one.id) for one in client.list()] if every else submissions or []
-            for one in ids:
-                client.replay(one)
-        _tell("replayed", len(ids), as_json=as_json)
+    _chosen(submissions, every=every, reason=reason)
+    if url is None:
+        with _spool(folder) as spool:
+            count = dead.replay(spool, _numbers(spool, submissions, reason or ""))
+        _tell({"replayed": count}, as_json=as_json)
         return
-    with _spool(folder) as spool:
-        numbers = _numbers(spool, submissions, every=every)
-        _tell("replayed", dead.replay(spool, numbers), as_json=as_json)
+    done = refused = 0
+    with _platform(url, token_file) as client:
+        for one in _ids(client, submissions, reason or ""):
+            try:
+                client.replay(one)
+                done += 1
+            except RemoteProblem as problem:
+                if problem.code not in {"submission_still_refused", "submission_not_replayable"}:
+                    raise
+                typer.echo(f"{one}: {problem}", err=True)
+                refused += 1
+    _tell({"replayed": done, "refused": refused}, as_json=as_json)
+    if refused:
+        raise typer.Exit(1)
 
 
 @app.command()
 def drop(
     submissions: Ids = None,
-    every: All = False,
+    every: Every = False,
+    reason: Reason = None,
     folder: Dir = None,
     url: Url = None,
     token_file: TokenFile = None,
@@ -152,31 +172,39 @@ def drop(
     """Delete submissions for good."""
     from tensorguard.agent import dead
 
-    _chosen(submissions, every=every)
-    if url is not None:
+    _chosen(submissions, every=every, reason=reason)
+    if url is None:
+        with _spool(folder) as spool:
+            count = dead.drop(spool, _numbers(spool, submissions, reason or ""))
+    else:
         with _platform(url, token_file) as client:
-            ids = [str(one.id) for one in client.list()] if every else submissions or []
+            ids = _ids(client, submissions, reason or "")
+            count = len(ids)
             for one in ids:
                 client.drop(one)
-        _tell("dropped", len(ids), as_json=as_json)
-        return
-    with _spool(folder) as spool:
-        numbers = _numbers(spool, submissions, every=every)
-        _tell("dropped", dead.drop(spool, numbers), as_json=as_json)
+    _tell({"dropped": count}, as_json=as_json)
 
 
-def _chosen(submissions: list[str] | None, *, every: bool) -> None:
-    if bool(submissions) == every:
-        raise typer.BadParameter("give ids, or --all")
+def _chosen(submissions: list[str] | None, *, every: bool, reason: str | None) -> None:
+    if [bool(submissions), every, bool(reason)].count(True) != 1:
+        raise typer.BadParameter("give ids, or --all, or --reason")
 
 
-def _numbers(spool: Spool, submissions: list[str] | None, *, every: bool) -> list[int]:
+def _ids(client: SubmissionClient, submissions: list[str] | None, reason: str) -> Sequence[str]:
+    return submissions or [str(one.id) for one in client.list() if reason in one.reason]
+
+
+def _numbers(spool: Spool, submissions: list[str] | None, reason: str) -> Sequence[int]:
     from tensorguard.agent.dead import letters
 
-    if every:
-        return [letter.id for letter in letters(spool)]
-    return [_number(text) for text in submissions or []]
+    if submissions:
+        return [_number(text) for text in submissions]
+    return [letter.id for letter in letters(spool) if reason in letter.reason]
 
 
-def _tell(what: str, count: int, *, as_json: bool) -> None:
-    typer.echo(json.dumps({what: count}) if as_json else f"{what} {count}")
+def _tell(counts: dict[str, int], *, as_json: bool) -> None:
+    typer.echo(
+        json.dumps(counts)
+        if as_json
+        else ", ".join(f"{count} {what}" for what, count in counts.items())
+    )
