@@ -62,3 +62,13 @@ def keys(as_json: AsJson = False, quick: Quick = False, check: Check = False) ->
     with progress.status("Starting the custodies") as status:
         report = runner.run(quick=quick, progress=status.update)
     _print(report, as_json=as_json, check=check)
+
+
+@app.command()
+def telemetry(as_json: AsJson = False, quick: Quick = False, check: Check = False) -> None:
+    """Telemetry intake and queries beside raw COPY and a plain ORM endpoint, on PostgreSQL."""
+    from tensorguard.bench import telemetry as runner
+
+    with progress.status("Starting") as status:
+        report = runner.run(quick=quick, progress=status.update)
+    _print(report, as_json=as_json, check=check)
