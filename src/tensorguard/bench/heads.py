@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from tensorguard.moai.compile.fit import MARGIN
 from tensorguard.moai.compile.network import Activation, Dense, Network
 
 Floats = npt.NDArray[np.float64]
@@ -21,11 +22,15 @@ _STEPS, _BATCH, _RATE = 1500, 256, 3e-3
 
 @dataclass(frozen=True, eq=False)
 class Head:
-    """A network with data to calibrate it and to measure it on."""
+    """A network with data to calibrate it and to measure it on.
+
+    Of an `elementwise` one the naive program evaluates the polynomial only.
+    """
 
     network: Network
     calibration: Floats
     inputs: Floats
+    elementwise: bool = False
 
 
 def matvec(size: int, *, seed: int) -> Head:
@@ -52,30 +57,55 @@ def reacher_policy(*, seed: int) -> Head:
     return Head(network, observations, observations[:64])
 
 
-def digits(*, seed: int) -> Head:
-    """Return a 64-32-10 classifier of scikit-learn's digits with one cubic in place of tanh."""
+def digits(*, seed: int, hidden: tuple[int, ...] = (32,)) -> Head:
+    """Return a 64-…-10 classifier of scikit-learn's digits with one cubic in place of each tanh."""
     from sklearn.datasets import load_digits
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.neural_network import MLPClassifier
 
     images, labels = load_digits(return_X_y=True)
     data = np.asarray(images, dtype=np.float64) / 16
-    classifier = MLPClassifier((32,), activation="tanh", random_state=seed, max_iter=100)
+    classifier = MLPClassifier(hidden, activation="tanh", random_state=seed, max_iter=40)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # a bench needs no last percent
         classifier.fit(data, labels)
-    first, last = (np.asarray(weight, dtype=np.float64).T for weight in classifier.coefs_)
-    before = data @ first.T + classifier.intercepts_[0]
-    cubic = np.polynomial.polynomial.polyfit(before.ravel(), np.tanh(before).ravel(), 3)
+    layers, values = [], data
+    for index, (weight, bias) in enumerate(
+        zip(classifier.coefs_, classifier.intercepts_, strict=True)
+    ):
+        before = values @ weight + bias
+        cubic: Activation | None = None
+        if index < len(hidden):
+            fitted = np.polynomial.polynomial.polyfit(before.ravel(), np.tanh(before).ravel(), 3)
+            cubic = Activation("polynomial", tuple(fitted.tolist()))
+            values = cubic(before)
+        layers.append(Dense(f"dense{index}", np.asarray(weight, np.float64).T, bias, cubic))
+    return Head(_network(tuple(layers), data, standardise=False), data, data[:64])
+
+
+def chebyshev(degree: int) -> Head:
+    """Return one sigmoid tanh(6 x) on [-1, 1] as a polynomial, on single values."""
+    nodes = np.polynomial.chebyshev.chebpts1(degree + 1)
+    coefficients = np.polynomial.chebyshev.chebfit(nodes, np.tanh(6 * nodes), degree)
+    one, zero = np.eye(1), np.zeros(1)
+    polynomial = Activation("polynomial", tuple(coefficients.tolist()), "chebyshev")
+    layers = (Dense("dense0", one, zero, polynomial), Dense("dense1", one, zero, None))
+    inputs = np.linspace(-1, 1, 64)[:, None]
+    calibration = inputs / (1 + MARGIN)  # the margin ends at the interval's ends
+    network = _network(layers, calibration, standardise=False)
+    return Head(network, calibration, inputs, elementwise=True)
+
+
+def adapter(size: int, rank: int, *, seed: int) -> Head:
+    """Return the two products of a low-rank adapter, `size` to `rank` to `size`."""
+    rng = np.random.default_rng(seed)
+    down = rng.normal(size=(rank, size)) / np.sqrt(size)
+    up = rng.normal(size=(size, rank)) / np.sqrt(rank)
     layers = (
-        Dense(
-            "dense0",
-            first,
-            classifier.intercepts_[0],
-            Activation("polynomial", tuple(cubic.tolist())),
-        ),
-        Dense("dense1", last, classifier.intercepts_[1], None),
+        Dense("dense0", down, np.zeros(rank), None),
+        Dense("dense1", up, np.zeros(size), None),
     )
+    data = rng.uniform(-1, 1, (512, size))
     return Head(_network(layers, data, standardise=False), data, data[:64])
 
 

@@ -1,34 +1,39 @@
 """Encrypted inference beside TenSEAL as people write it: same network, same polynomial, one run.
 
 What is timed is the server's part. Ours includes parsing and validating the frame, and serialising the
-result; the naive variant only computes. Variants take turns, so that a noisy machine hurts both.
+result; the naive variant only computes. Variants take turns, so that a noisy machine hurts all of them.
+The native backend runs once with each set of kernels that this CPU has, on one thread.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from tensorguard.bench import heads
 from tensorguard.bench.heads import Head
-from tensorguard.bench.naive import NaiveTenSeal
+from tensorguard.bench.naive import NaivePolynomial, NaiveTenSeal
 from tensorguard.bench.report import Report, Result, commit, machine, ratios, versions
 from tensorguard.crypto.hybrid import SoftwareHybridSigner
 from tensorguard.crypto.trust import TrustStore
 from tensorguard.moai import pack
-from tensorguard.moai.backends.base import open_backend
+from tensorguard.moai.backends.base import Backend, BackendUnusable, open_backend
 from tensorguard.moai.client import ClientKeys
 from tensorguard.moai.compile import build_pack, compile_network
 
 Floats = npt.NDArray[np.float64]
 Progress = Callable[[str], None]
 SEED = 20240917
-ROUNDS, QUICK_ROUNDS = 20, 4
+ROUNDS = 50
+QUICK_ROUNDS = 2  # of our variants, behind one that warms up; naive TenSEAL runs once
+KERNELS = ("scalar", "avx2", "ifma")
 _PACK_LIMIT = 1 << 26
 
 CASES: Mapping[str, Callable[[int], Head]] = MappingProxyType(
@@ -36,35 +41,100 @@ CASES: Mapping[str, Callable[[int], Head]] = MappingProxyType(
         "reacher-policy": lambda seed: heads.reacher_policy(seed=seed),
         "matvec-256": lambda seed: heads.matvec(256, seed=seed),
         "mlp-64-32-10": lambda seed: heads.digits(seed=seed),
+        "mlp-64-128-64-10": lambda seed: heads.digits(seed=seed, hidden=(128, 64)),
+        "chebyshev-27": lambda _: heads.chebyshev(27),
+        "lora-384-r16": lambda seed: heads.adapter(384, 16, seed=seed),
     }
 )
-BARS: Mapping[tuple[str, str, str], float] = MappingProxyType({})  # nothing is promised yet
+LONG = frozenset({"mlp-64-128-64-10"})  # half a minute for one round: not with `quick`
+_NATIVE = tuple(f"native-{name}" for name in KERNELS)
+BARS: Mapping[tuple[str, str, str], float] = MappingProxyType(
+    {
+        ("matvec-256", "tenseal", "cpu"): 8,
+        ("matvec-256", "native-scalar", "cpu"): 25,
+        ("matvec-256", "native-ifma", "cpu"): 45,
+        **{("mlp-64-32-10", name, "cpu"): 10 for name in _NATIVE},
+        **{("mlp-64-128-64-10", name, "cpu"): 12 for name in _NATIVE},
+        **{("chebyshev-27", name, "cpu"): 2 for name in _NATIVE},
+        **{("chebyshev-27", name, "error"): 100 for name in ("tenseal", *_NATIVE)},
+    }
+)
+
+T = TypeVar("T")
 
 
-class Ours:
-    """Encrypts, evaluates and decrypts through a signed pack, the backend and the client."""
+class Variant(Protocol[T]):
+    """One program; its ciphertexts are its own."""
 
-    def __init__(self, head: Head) -> None:
+    def encrypt(self, x: Floats) -> T:
+        """Encrypt one raw input."""
+        ...
+
+    def evaluate(self, encrypted: T) -> T:
+        """Do what the server does: this is timed."""
+        ...
+
+    def decrypt(self, encrypted: T) -> Floats:
+        """Return the outputs."""
+        ...
+
+
+@dataclass(frozen=True)
+class Signed:
+    """A signed and verified pack of a head, and one client of it."""
+
+    pack: pack.VerifiedPack
+
+    @classmethod
+    def of(cls, head: Head) -> Signed:
+        """Compile, sign and verify."""
         signer = SoftwareHybridSigner.generate()
         compiled = compile_network(head.network, head.calibration)
         data = build_pack(compiled, name="bench", version="1", signer=signer)
         trust = TrustStore.from_keys({"bench": signer.public_key})
-        verified = pack.verify(pack.read(data, limit=_PACK_LIMIT), trust)
-        self._model = open_backend("tenseal").load(verified)
-        self._client = ClientKeys.generate(self._model.spec.view())
-        self._keys = self._model.load_keys(self._client.evaluation_keys())
+        return cls(pack.verify(pack.read(data, limit=_PACK_LIMIT), trust))
+
+    @cached_property
+    def client(self) -> ClientKeys:
+        """The client, with a fresh secret key."""
+        return ClientKeys.generate(self.pack.spec.view())
+
+    @cached_property
+    def keys(self) -> bytes:
+        """The frame of the client's evaluation keys."""
+        return self.client.evaluation_keys()
+
+
+class Ours:
+    """Encrypts, evaluates and decrypts through a signed pack, a backend and the client."""
+
+    def __init__(self, signed: Signed, backend: Backend) -> None:
+        self._client = signed.client
+        self._model = backend.load(signed.pack)
+        self._keys = self._model.load_keys(signed.keys)
 
     def encrypt(self, x: Floats) -> bytes:
         """Return the frame of one raw input."""
         return self._client.encrypt(x)
 
-    def evaluate(self, frame: bytes) -> bytes:
+    def evaluate(self, encrypted: bytes) -> bytes:
         """Do what the server does."""
-        return self._model.evaluate(self._keys, frame)
+        return self._model.evaluate(self._keys, encrypted)
 
-    def decrypt(self, frame: bytes) -> Floats:
+    def decrypt(self, encrypted: bytes) -> Floats:
         """Return the outputs."""
-        return self._client.decrypt(frame)
+        return self._client.decrypt(encrypted)
+
+
+def backends() -> tuple[dict[str, Backend], list[str]]:
+    """Return our backends by the name of their variant, and what this machine cannot run."""
+    found, missing = {"tenseal": open_backend("tenseal")}, []
+    for name in KERNELS:
+        try:
+            found[f"native-{name}"] = open_backend("native", kernels=name)
+        except BackendUnusable as error:
+            missing.append(f"native-{name}: {error}")
+    return found, missing
 
 
 def run(
@@ -75,16 +145,19 @@ def run(
     cases: Mapping[str, Callable[[int], Head]] = CASES,
 ) -> Report:
     """Run all cases. `quick` takes fewer rounds; it ends within 50 s on two cores."""
-    missing: list[str] = []
+    ours, missing = backends()
     results: list[Result] = []
     for case, make in cases.items():
+        if quick and case in LONG:
+            missing.append(f"{case}: it takes too long for --quick")
+            continue
         progress(case)
         try:
             head = make(seed)
         except ImportError as error:
             missing.append(f"{case}: {error.name} is not installed")
             continue
-        results += _measure(case, head, rounds=QUICK_ROUNDS if quick else ROUNDS)
+        results += _measure(case, head, ours, quick=quick)
     return Report(
         bench="inference",
         commit=commit(),
@@ -92,35 +165,35 @@ def run(
         versions=versions("numpy", "tenseal"),
         seed=seed,
         results=tuple(results),
-        ratios=ratios(results, against="tenseal-naive", metrics=("wall", "cpu"), bars=BARS),
+        ratios=ratios(
+            results, against="tenseal-naive", metrics=("wall", "cpu", "error"), bars=BARS
+        ),
         missing=tuple(missing),
     )
 
 
-def _measure(case: str, head: Head, *, rounds: int) -> list[Result]:
-    variants: dict[str, Any] = {"tenseal-naive": NaiveTenSeal(head.network), "tenseal": Ours(head)}
-    network = head.network
-    wall: dict[str, list[float]] = {name: [] for name in variants}
-    cpu: dict[str, list[float]] = {name: [] for name in variants}
-    errors: dict[str, list[float]] = {name: [] for name in variants}
-    for turn in range(rounds + 1):  # the first round warms up
+def _measure(case: str, head: Head, ours: Mapping[str, Backend], *, quick: bool) -> list[Result]:
+    signed, network = Signed.of(head), head.network
+    naive = NaivePolynomial(network) if head.elementwise else NaiveTenSeal(network)
+    variants: dict[str, Variant[Any]] = {"tenseal-naive": naive}
+    variants |= {name: Ours(signed, backend) for name, backend in ours.items()}
+    values: dict[tuple[str, str, str], list[float]] = {}
+    for turn in range(1 + (QUICK_ROUNDS if quick else ROUNDS)):  # the first round warms up
         x = head.inputs[turn % len(head.inputs)]
         truth = network.raw(x[None])[0] * network.output_scale + network.output_offset
         for name, variant in variants.items():
+            if quick and variant is naive and turn != 1:
+                continue
             encrypted = variant.encrypt(x)
-            started, worked = time.perf_counter(), time.process_time()
+            wall, cpu = time.perf_counter(), time.process_time()
             result = variant.evaluate(encrypted)
-            worked, started = time.process_time() - worked, time.perf_counter() - started
+            cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
             if turn:
-                wall[name].append(started * 1e3)
-                cpu[name].append(worked * 1e3)
-                errors[name].append(float(np.abs(variant.decrypt(result) - truth).max()))
-    return [
-        Result.of(case, name, metric, unit, values[name])
-        for name in variants
-        for metric, unit, values in (
-            ("wall", "ms", wall),
-            ("cpu", "ms", cpu),
-            ("error", "max abs", errors),
-        )
-    ]
+                error = float(np.abs(variant.decrypt(result) - truth).max())
+                for key, value in (
+                    ((name, "wall", "ms"), wall * 1e3),
+                    ((name, "cpu", "ms"), cpu * 1e3),
+                    ((name, "error", "max abs"), error),
+                ):
+                    values.setdefault(key, []).append(value)
+    return [Result.of(case, *key, found) for key, found in values.items()]

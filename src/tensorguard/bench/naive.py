@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import tenseal
 
-from tensorguard.moai.compile.network import Activation, Network
+from tensorguard.moai.compile.network import Activation, ModelNotSupported, Network
 from tensorguard.moai.parameters import MAX_LOG_QP
 from tensorguard.moai.plan import HEADROOM_BITS, MAX_SCALE_BITS, MIN_SCALE_BITS, TooDeep
 
@@ -26,12 +26,7 @@ class NaiveTenSeal:
         self._network = network
         self._matrices = _augmented(network)
         depth = sum(1 + _polyval_depth(layer.activation) for layer in network.layers)
-        degree, scale = _ring(depth)
-        bits = [scale + HEADROOM_BITS, *[scale] * depth, scale + HEADROOM_BITS]
-        self._context = tenseal.context(
-            tenseal.SCHEME_TYPE.CKKS, degree, coeff_mod_bit_sizes=bits, n_threads=1
-        )
-        self._context.global_scale = float(1 << scale)
+        self._context = _context(depth)
         self._context.generate_galois_keys()
 
     def encrypt(self, x: Floats) -> Any:
@@ -55,6 +50,39 @@ class NaiveTenSeal:
         )
 
 
+class NaivePolynomial(NaiveTenSeal):
+    """Only the network's polynomial, by `.polyval`: less work than ours, which has layers around it."""
+
+    def __init__(self, network: Network) -> None:
+        activation = network.layers[0].activation
+        if activation is None:
+            raise ModelNotSupported("the network has no polynomial")
+        self._network = network
+        coefficients = np.array(activation.coefficients)
+        if activation.basis == "chebyshev":
+            coefficients = np.polynomial.chebyshev.cheb2poly(coefficients)
+        self._coefficients = coefficients.tolist()
+        self._context = _context(_polyval_depth(activation))
+
+    def encrypt(self, x: Floats) -> Any:
+        """Encrypt one raw input."""
+        return tenseal.ckks_vector(self._context, x.tolist())
+
+    def evaluate(self, vector: Any) -> Any:
+        """Evaluate the polynomial on an encrypted input."""
+        return vector.polyval(self._coefficients)
+
+
+def _context(depth: int) -> Any:
+    degree, scale = _ring(depth)
+    bits = [scale + HEADROOM_BITS, *[scale] * depth, scale + HEADROOM_BITS]
+    context = tenseal.context(
+        tenseal.SCHEME_TYPE.CKKS, degree, coeff_mod_bit_sizes=bits, n_threads=1
+    )
+    context.global_scale = float(1 << scale)
+    return context
+
+
 def _ring(depth: int) -> tuple[int, int]:
     """Return the smallest ring degree that the depth fits, and its scale bits."""
     for degree, budget in MAX_LOG_QP.items():
@@ -75,14 +103,16 @@ def _augmented(network: Network) -> list[list[list[float]]]:
     """Return each layer's matrix (inputs + 1, outputs [+ 1]) with the bias in its last row."""
     matrices = []
     lane = 1.0  # what the constant's slot holds in front of the layer
-    for layer in network.layers:
+    for index, layer in enumerate(network.layers):
         outputs, inputs = layer.weight.shape
-        carry = layer.activation is not None
+        carry = index + 1 < len(network.layers)
         matrix = np.zeros((inputs + 1, outputs + carry))
         matrix[:inputs, :outputs] = layer.weight.T
         matrix[inputs, :outputs] = layer.bias / lane
-        if layer.activation is not None:
+        if carry:
             matrix[inputs, outputs] = 1 / lane
+            lane = 1.0
+        if layer.activation is not None:
             lane = float(layer.activation(np.ones(1))[0])
         matrices.append(matrix.tolist())
     return matrices

@@ -1,9 +1,11 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from tensorguard.bench import heads, inference
+from tensorguard.bench.naive import NaivePolynomial
 from tensorguard.bench.report import Result, commit, machine, ratios
 
 
@@ -19,21 +21,62 @@ def test_the_report_has_the_agreed_form_and_names_what_is_missing():
         "bench", "commit", "machine", "versions", "seed", "results", "ratios", "missing",
     }  # fmt: skip
     assert document["bench"] == "inference"
-    assert document["missing"] == ["other: peer is not installed"]
+    backends, cannot = inference.backends()
+    assert document["missing"] == [*cannot, "other: peer is not installed"]
     rows = {(row["variant"], row["metric"]): row for row in document["results"]}
     assert set(rows) == {
         (variant, metric)
-        for variant in ("tenseal-naive", "tenseal")
+        for variant in ("tenseal-naive", *backends)
         for metric in ("wall", "cpu", "error")
     }
-    for row in rows.values():
-        assert row["n"] == inference.QUICK_ROUNDS
+    for (variant, _), row in rows.items():
+        assert row["n"] == (1 if variant == "tenseal-naive" else inference.QUICK_ROUNDS)
         assert row["p10"] <= row["median"] <= row["p90"]
-    assert rows["tenseal", "error"]["median"] < 1e-5
+    assert all(rows[name, "error"]["median"] < 1e-5 for name in backends)
     assert rows["tenseal-naive", "error"]["median"] < 1e-3
-    assert {row["metric"] for row in document["ratios"]} == {"wall", "cpu"}
+    assert {row["metric"] for row in document["ratios"]} == {"wall", "cpu", "error"}
     assert all(row["bar"] is None and row["holds"] is None for row in document["ratios"])
     assert not report.failed
+
+
+def test_every_kind_of_kernels_is_measured_or_named_as_missing():
+    backends, missing = inference.backends()
+    named = {line.partition(":")[0] for line in missing}
+    kinds = {f"native-{name}" for name in inference.KERNELS}
+    assert set(backends) | named == {"tenseal", *kinds}
+    assert not set(backends) & named
+
+
+def test_every_bar_is_of_a_case_and_a_variant_that_exist():
+    names = {"tenseal", *(f"native-{name}" for name in inference.KERNELS)}
+    assert {case for case, _, _ in inference.BARS} <= set(inference.CASES)
+    assert {variant for _, variant, _ in inference.BARS} <= names
+    assert set(inference.CASES) >= inference.LONG
+
+
+def test_a_long_case_is_left_out_of_a_quick_run_and_named():
+    long = next(iter(inference.LONG))
+    report = inference.run(quick=True, progress=lambda _: None, cases={long: absent})
+    assert f"{long}: it takes too long for --quick" in report.missing
+    assert not report.results
+
+
+def test_the_naive_polynomial_is_the_same_polynomial():
+    head = heads.chebyshev(5)
+    naive = NaivePolynomial(head.network)
+    x = head.inputs[40]
+    truth = head.network.raw(x[None])[0]
+    assert np.abs(naive.decrypt(naive.evaluate(naive.encrypt(x))) - truth).max() < 1e-4
+
+
+def test_the_naive_program_carries_biases_past_a_layer_without_activation():
+    head = heads.adapter(24, 2, seed=1)
+    layers = head.network.layers
+    biased = replace(layers[0], bias=np.ones(2)), replace(layers[1], bias=np.arange(24.0))
+    network = replace(head.network, layers=biased)
+    naive = inference.NaiveTenSeal(network)
+    found = naive.decrypt(naive.evaluate(naive.encrypt(head.inputs[0])))
+    assert np.abs(found - network.raw(head.inputs[:1])[0]).max() < 1e-3
 
 
 def test_a_missed_bar_fails_and_a_kept_one_holds():

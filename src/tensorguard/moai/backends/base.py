@@ -67,18 +67,22 @@ class Row:
 
     module: str
     factory: str
+    options: tuple[str, ...] = ()  # those of `open_backend` that it takes
 
 
 SUPPORTED_BACKENDS: Mapping[str, Row] = MappingProxyType(
     {
         "tenseal": Row("tensorguard.moai.backends.tenseal", "TenSealBackend"),
-        "native": Row("tensorguard.moai.backends.native", "NativeBackend"),
+        "native": Row("tensorguard.moai.backends.native", "NativeBackend", ("threads", "kernels")),
     }
 )
 
 
-def open_backend(name: str) -> Backend:
-    """Import and return the backend of this name. Raises `BackendUnusable`."""
+def open_backend(name: str, *, threads: int = 1, kernels: str = "auto") -> Backend:
+    """Import and return the backend of this name. Raises `BackendUnusable`.
+
+    `threads` per request and `kernels` are the native backend's; the others have no choice.
+    """
     row = SUPPORTED_BACKENDS.get(name)
     if row is None:
         raise BackendUnusable(f"there is no backend {name!r}")
@@ -86,4 +90,6 @@ def open_backend(name: str) -> Backend:
         module = importlib.import_module(row.module)
     except ImportError as error:
         raise BackendUnusable(f"the backend {name} cannot be imported: {error}") from error
-    return cast("Backend", getattr(module, row.factory)())
+    choices = {"threads": threads, "kernels": kernels}
+    options = {option: choices[option] for option in row.options}
+    return cast("Backend", getattr(module, row.factory)(**options))

@@ -14,12 +14,15 @@ import tensorguard_moai_native as native
 from tensorguard.errors import MalformedInput
 from tensorguard.moai import layout, residues
 from tensorguard.moai.backends import uploads
+from tensorguard.moai.backends.base import BackendUnusable
 from tensorguard.moai.graph import Linear, Polynomial
 from tensorguard.moai.pack import VerifiedPack
 from tensorguard.moai.plan import LinearPlan, PolynomialPlan
 from tensorguard.moai.polynomial import Node, schedule
 from tensorguard.moai.spec import ModelSpec
 from tensorguard.wire.frames import Kind, ParametersMismatch, build_frame
+
+MAX_THREADS = 64  # a ring has fewer primes, which are what threads share out
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +46,10 @@ class NativeBackend:
     name = "native"
 
     def __init__(self, *, threads: int = 1, kernels: str = "auto") -> None:
+        if not 1 <= threads <= MAX_THREADS:
+            raise BackendUnusable(f"{threads} threads were asked for, 1 to {MAX_THREADS} can be")
+        if kernels != "auto" and kernels not in native.available_kernels():
+            raise BackendUnusable(f"this CPU has no instructions for the {kernels} kernels")
         self._threads = threads
         self._kernels = kernels
 
