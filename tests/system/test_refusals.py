@@ -7,9 +7,11 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from pydantic import SecretBytes
 
 from support.platform import Databases
 from support.production import (
@@ -21,6 +23,9 @@ from support.production import (
     run_until_refusal,
     sound_environment,
 )
+from tensorguard.gates import GATES
+from tensorguard.keys import self_test
+from tensorguard.keys.file import FileKeyProvider
 
 Change = Mapping[str, str | None]
 
@@ -39,6 +44,17 @@ PLATFORM: Mapping[str, tuple[Change, ...]] = {
         {"TG_KEY_PROVIDER": None},
         {"TG_KEY_PROVIDER": "vapour:x"},
         {"TG_KEY_PROVIDER": "file:/proc/nowhere"},
+        {"TG_KEY_PROVIDER": "{disabled}"},
+        {"TG_KEY_PROVIDER": "{torn}"},
+        {"TG_KEY_PROVIDER": "pkcs11:token=tg?pin-source=file:/etc/hostname"},
+        {
+            "TG_KEY_PROVIDER": "pkcs11:token=tg?module-path=/nonexistent.so&pin-source=file:/dev/null"
+        },
+        {"TG_KEY_PROVIDER": "pkcs11:token=tg?module-path=/nonexistent.so&pin-value=1234"},
+        {"TG_KEY_PROVIDER": "awskms:atlantis/tensorguard"},
+        {"TG_KEY_PROVIDER": "awskms:"},
+        {"TG_KEY_PROVIDER": "vault:https://127.0.0.1:9/transit?kv=secret&token-file=/nonexistent"},
+        {"TG_KEY_PROVIDER": "vault:127.0.0.1"},
     ),
     "DATABASE_KIND": ({"DATABASE_URL": None},),
     "DATABASE_REVISION": ({"DATABASE_URL": "{empty}"}, {"DATABASE_URL": "{absent}"}),
@@ -94,8 +110,28 @@ def urls(postgresql_databases: Databases) -> Iterator[dict[str, str]]:
         }
 
 
+def failing_custody(folder: Path, master: str) -> dict[str, str]:
+    """Key folders whose self-test fails: a key that is disabled, one whose file was torn."""
+    found = {}
+    for name in ("disabled", "torn"):
+        path = folder / name
+        keys = FileKeyProvider(
+            path, SecretBytes(bytes.fromhex(master)), now=lambda: datetime.now(UTC)
+        )
+        self_test.run(keys)
+        if name == "disabled":
+            keys.disable(self_test.SIGNING_KEY)
+        else:
+            (file,) = path.glob(f"*/{self_test.WRAPPING_KEY}.tgkey")
+            file.write_bytes(file.read_bytes()[:-9])
+        found[f"{{{name}}}"] = f"file:{path}"
+    return found
+
+
 def variables_of(folder: Path, urls: Mapping[str, str], change: Change) -> dict[str, str | None]:
     sound = sound_environment(folder, urls["ready"])
+    if change.get("TG_KEY_PROVIDER") in {"{disabled}", "{torn}"}:
+        urls = {**urls, **failing_custody(folder, sound["TG_KEY_MASTER"])}
     return sound | {name: urls.get(value or "", value) for name, value in change.items()}
 
 
@@ -109,8 +145,6 @@ def cli(role: str, port: int) -> list[str]:
 
 
 def test_every_gate_is_violated_somewhere() -> None:
-    from tensorguard.gates import GATES
-
     named = PLATFORM.keys() | SERVING.keys() | AGENT.keys() | NOT_BY_ENVIRONMENT
     assert {gate.id for gate in GATES} == named
 
@@ -183,6 +217,30 @@ def test_administration_commands_refuse_too(command: str) -> None:
     assert ended.seconds < LIMIT_SECONDS
     assert "SECRET_KEY" in ended.output
     assert "Traceback" not in ended.output
+
+
+@pytest.mark.parametrize("role", ["platform", "serving"])
+def test_doctor_lists_every_gate_with_pass_or_fail_and_remedy(
+    role: str, urls: dict[str, str], tmp_path: Path
+) -> None:
+    expected = {gate.id: gate.remedy for gate in GATES if role in gate.roles}
+    command = [f"{BIN}/tensorguard", "doctor", "--role", role, "--json"]
+
+    def report(change: Change, status: int) -> dict[str, dict[str, str]]:
+        folder = tmp_path / str(status)
+        folder.mkdir()
+        variables = process_environment(variables_of(folder, urls, change))
+        done = subprocess.run(command, env=variables, capture_output=True, timeout=60, check=False)
+        assert done.returncode == status, done.stderr
+        return {row["id"]: row for row in json.loads(done.stdout)["gates"]}
+
+    sound = report({}, 0)
+    assert {name: row["remedy"] for name, row in sound.items()} == expected
+    assert {row["result"] for row in sound.values()} == {"pass"}
+    broken = report({"TG_HOME": None, "TG_ALLOW_TPM_SIMULATOR": "true"}, 78)
+    failed = {name for name, row in broken.items() if row["result"] == "fail"}
+    assert failed == {"HOME", "TPM_SIMULATOR"}
+    assert all(broken[name]["detail"] for name in failed)
 
 
 @pytest.mark.parametrize("role", ["platform", "serving"])
