@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Event
@@ -49,9 +49,11 @@ class Waiting:
     stop: Event
     delivers: bool
 
-    def for_room(self, spool: Spool) -> None:
-        """Return when the spool has room. Raises `ImportStopped`."""
-        while spool.fill() > FULL:
+    def for_room(self, spool: Spool, bodies: Sequence[bytes]) -> None:
+        """Return when the spool has room for `bodies`. Raises `ImportStopped`."""
+        if spool.share(bodies) > FULL:
+            raise ImportStopped("TG_AGENT_SPOOL_BYTES is too small for the messages of this file")
+        while spool.fill(bodies) > FULL:
             if not self.delivers:
                 raise ImportStopped("the spool is half full and nothing delivers it")
             self.pause()
@@ -107,7 +109,7 @@ def _import(
 
 
 def _commit(spool: Spool, pending: list[Record], progress: Progress, waiting: Waiting) -> None:
-    waiting.for_room(spool)
+    waiting.for_room(spool, [one.body for one in pending])
     while True:
         try:
             spool.put(pending, progress=progress)

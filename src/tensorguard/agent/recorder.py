@@ -2,12 +2,14 @@
 
 What `flush` returned for is on the disk. Samples of the priority `safety` are flushed at once, the
 others when `BUFFER` are collected, when the oldest is a second old at the next `record`, or on `close`.
+While the disk takes nothing they stay in the buffer, which is bounded.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from threading import RLock
 from typing import Final, Self
@@ -15,6 +17,7 @@ from typing import Final, Self
 from tensorguard.agent import records
 from tensorguard.agent.config import AgentConfig
 from tensorguard.agent.records import Priority, Record
+from tensorguard.agent.schema import SpoolUnavailable
 from tensorguard.agent.spool import FILE, Spool
 from tensorguard.crypto.files import private_folder
 from tensorguard.errors import Unavailable
@@ -44,7 +47,7 @@ class Recorder:
         self._now_ns, self._monotonic = now_ns, monotonic
         self._lock = RLock()
         self._buffer: list[Record] = []
-        self._since = 0.0
+        self._due = 0.0
 
     @classmethod
     def open(cls, folder: Path | None = None, *, spool_bytes: int | None = None) -> Self:
@@ -65,20 +68,24 @@ class Recorder:
     ) -> None:
         """Take one sample, of now unless `ts` (nanoseconds since 1970) says.
 
-        Raises `BadSample` and `BufferFull` before it is taken; `SpoolUnavailable` when the disk takes
-        nothing: then it stays in the buffer for the next `flush`.
+        Raises `BadSample` and `BufferFull` before it is taken. A sample of the priority `safety` is on
+        the disk when this returns, or `SpoolUnavailable` is raised; then it stays in the buffer.
         """
         time_ns = self._now_ns() if ts is None else ts
         made = records.record(name, value, ts=time_ns, labels=labels, unit=unit, priority=priority)
         with self._lock:
+            now = self._monotonic()
             if len(self._buffer) >= MAX_BUFFERED:
                 raise BufferFull(f"{MAX_BUFFERED} samples wait for the disk already")
             if not self._buffer:
-                self._since = self._monotonic()
+                self._due = now + MAX_AGE
             self._buffer.append(made)
-            old = self._monotonic() - self._since >= MAX_AGE
-            if old or priority == Priority.safety or len(self._buffer) >= BUFFER:
+            if priority == Priority.safety:
                 self.flush()
+            elif now >= self._due or len(self._buffer) == BUFFER:
+                self._due = now + MAX_AGE
+                with suppress(SpoolUnavailable):  # tried again a second later
+                    self.flush()
 
     def flush(self) -> None:
         """Put everything that was recorded on the disk. Raises `SpoolUnavailable`."""

@@ -83,25 +83,34 @@ def translated(error: sqlite3.Error) -> SpoolUnavailable | SpoolUnusable:
 
 def connect(path: Path) -> sqlite3.Connection:
     """Open the spool, making its tables if it is new. Raises `SpoolUnavailable`, `SpoolUnusable`."""
+    db = None
     try:
         db = sqlite3.connect(
             path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
         )
-        db.execute(f"PRAGMA page_size = {PAGE}")
-        db.execute("PRAGMA journal_mode = WAL")
-        db.execute("PRAGMA synchronous = FULL")
-        db.execute("PRAGMA cache_size = -4096")  # KiB; a robot has little memory to spare
-        db.execute("PRAGMA journal_size_limit = 8388608")
-        db.execute("BEGIN IMMEDIATE")
-        found = db.execute("PRAGMA user_version").fetchone()[0]
-        if found == 0:
-            _create(db)
-        db.execute("COMMIT")
+        found = _prepare(db)
     except sqlite3.Error as error:
+        if db is not None:
+            db.close()
         raise translated(error) from error
     if found not in {0, VERSION}:
+        db.close()
         raise SpoolUnusable(f"{path} has version {found} of the spool, not {VERSION}")
     return db
+
+
+def _prepare(db: sqlite3.Connection) -> int:
+    db.execute(f"PRAGMA page_size = {PAGE}")
+    db.execute("PRAGMA journal_mode = WAL")
+    db.execute("PRAGMA synchronous = FULL")
+    db.execute("PRAGMA cache_size = -4096")  # KiB; a robot has little memory to spare
+    db.execute("PRAGMA journal_size_limit = 8388608")
+    db.execute("BEGIN IMMEDIATE")
+    found: int = db.execute("PRAGMA user_version").fetchone()[0]
+    if found == 0:
+        _create(db)
+    db.execute("COMMIT")
+    return found
 
 
 def _create(db: sqlite3.Connection) -> None:

@@ -297,10 +297,14 @@ class Spool:
         """Return how many samples are not settled yet."""
         return sum(level.waiting for level in self.levels().values())
 
-    def fill(self) -> float:
-        """Return how much of the bound is used, from 0 to 1."""
+    def fill(self, bodies: Sequence[bytes] = ()) -> float:
+        """Return how much of the bound is used, 1 being all, if `bodies` were put as well."""
         held = sum(level.bytes for level in self.levels().values()) + self.tallies()["dead_bytes"]
-        return held / self._max_bytes
+        return (held + weight(bodies)) / self._max_bytes
+
+    def share(self, bodies: Sequence[bytes]) -> float:
+        """Return how much of the bound `bodies` alone would use."""
+        return weight(bodies) / self._max_bytes
 
     def progress(self, digest: str) -> Progress | None:
         """Return how far a file was imported, None if it never was."""
