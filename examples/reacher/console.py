@@ -42,6 +42,7 @@ class Latency:
 class Report:
     """All that was measured, under the names that `--json` prints."""
 
+    backend: str
     episodes: int
     steps: int
     return_expert: float
@@ -58,9 +59,10 @@ class Report:
     seconds: float
 
     @classmethod
-    def of(cls, measured: Measurement, *, stored: int) -> Report:
+    def of(cls, measured: Measurement, *, stored: int, backend: str) -> Report:
         """Put the figures of a measurement and the database's own count together."""
         return cls(
+            backend=backend,
             episodes=measured.episodes,
             steps=measured.steps,
             return_expert=measured.mean_return("expert"),
@@ -131,6 +133,7 @@ class Show:
         table.add_column("measured")
         table.add_column("value", justify="right")
         rows = [
+            ("backend", report.backend),
             ("mean return, expert", f"{report.return_expert:.4f}"),
             ("mean return, plaintext policy", f"{report.return_plaintext:.4f}"),
             ("mean return, encrypted policy", f"{report.return_encrypted:.4f}"),

@@ -25,6 +25,7 @@ from rich.console import Console
 from services import Service, StartError, command, port_for
 
 from tensorguard.errors import TensorGuardError
+from tensorguard.moai.backends.base import SUPPORTED_BACKENDS, open_backend
 from tensorguard.sdk import InferenceClient
 
 MODEL = "reacher-policy"
@@ -43,10 +44,18 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--seconds", type=float, default=0, help="go on with encrypted episodes for this long"
     )
+    parser.add_argument(
+        "--backend",
+        choices=sorted(SUPPORTED_BACKENDS),
+        default=os.environ.get("TG_MOAI_BACKEND", "tenseal"),
+        help="what the gateway computes with; default: TG_MOAI_BACKEND, or tenseal",
+    )
     parser.add_argument("--seed", type=int, default=0, help="seed of training and first episode")
     chosen = parser.parse_args()
     if chosen.episodes < MINIMUM_EPISODES or chosen.seconds < 0:
         parser.error("--episodes takes at least 1, --seconds at least 0")
+    if chosen.backend not in SUPPORTED_BACKENDS:
+        parser.error(f"TG_MOAI_BACKEND is one of {', '.join(sorted(SUPPORTED_BACKENDS))}")
     return chosen
 
 
@@ -73,7 +82,7 @@ def ports(folder: Path) -> tuple[int, int]:
     return chosen[0], chosen[1]
 
 
-def environment_for(folder: Path, platform_url: str) -> dict[str, str]:
+def environment_for(folder: Path, platform_url: str, backend: str) -> dict[str, str]:
     """Return the variables of every process: development, loopback, all data in `folder`."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("TG_")}
     kept.pop("DATABASE_URL", None)
@@ -81,6 +90,7 @@ def environment_for(folder: Path, platform_url: str) -> dict[str, str]:
         "TG_ENVIRONMENT": "development",
         "TG_HOME": str(folder),
         "TG_PUBLIC_URL": platform_url,
+        "TG_MOAI_BACKEND": backend,
         "TG_TRUST_STORE": str(folder / "trust"),
         "TG_PACK_DIR": str(folder / "packs"),
         "TG_GRANT_JWKS": f"{platform_url}/.well-known/jwks.json",
@@ -142,9 +152,10 @@ def prepare(folder: Path, environment: dict[str, str], show: Show) -> Login:
 
 def run(options: argparse.Namespace, show: Show) -> None:
     """Run the whole job."""
+    open_backend(options.backend)  # if it is missing, say so before anything is started
     folder = home()
     platform_port, serving_port = ports(folder)
-    environment = environment_for(folder, f"http://127.0.0.1:{platform_port}")
+    environment = environment_for(folder, f"http://127.0.0.1:{platform_port}", options.backend)
     login = prepare(folder, environment, show)
     policy = trained(folder / "arm", show, seed=options.seed)
     pack = packed(folder, environment, show)
@@ -192,7 +203,7 @@ def run(options: argparse.Namespace, show: Show) -> None:
             show=show,
         )
         stored = operator.count_samples(device.device_id, measured.began, measured.ended)
-        report = Report.of(measured, stored=stored)
+        report = Report.of(measured, stored=stored, backend=options.backend)
         show.result(report)
         check(measured, report)
         if not options.once:

@@ -23,6 +23,7 @@ from pydantic import SecretBytes, SecretStr
 from tensorguard.errors import ConfigurationError
 
 MAX_VARIABLE = 64 * 1024  # nothing we read from the environment is longer
+MAX_THREADS = 64  # per request: a ring has fewer primes, which are what threads share out
 NAMED_VARIABLE = re.compile(r"TG_[A-Z0-9_]{1,60}")
 
 
@@ -50,6 +51,12 @@ def _positive(raw: str) -> int:
     if not raw.strip().isascii() or not raw.strip().isdigit() or int(raw) < 1:
         raise ValueError("must be a whole number of at least 1")
     return int(raw)
+
+
+def _threads(raw: str) -> int:
+    if (threads := _positive(raw)) > MAX_THREADS:
+        raise ValueError(f"must be a whole number of 1 to {MAX_THREADS}")
+    return threads
 
 
 def _path(raw: str) -> Path:
@@ -155,6 +162,9 @@ class Settings:
         "TG_ENABLE_AGGREGATION", _flag, "turn federated rounds on", default=False
     )
     moai_backend: str = _env("TG_MOAI_BACKEND", _text, "tenseal or native", "tenseal")
+    native_threads: int = _env(
+        "TG_NATIVE_THREADS", _threads, "threads of the native backend per request: 1 to 64", 1
+    )
     enable_otel: bool = _env("TG_ENABLE_OTEL", _flag, "export traces", default=False)
     otel_endpoint: str | None = _env("TG_OTEL_ENDPOINT", _url, "OTLP endpoint for traces")
     trust_store: Path | None = _env(

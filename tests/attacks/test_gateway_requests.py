@@ -15,6 +15,7 @@ import pytest
 import tenseal
 from tenseal import sealapi
 
+from support.moai import installed_backends
 from support.mutations import mutations
 from support.serving import Issuer, Shared, network, sample, shared_gateway
 from tensorguard.moai.client import ClientKeys
@@ -76,9 +77,9 @@ def make_caller(shared: Shared, tenant: str) -> Caller:
     return caller
 
 
-@pytest.fixture(scope="module")
-def shared() -> Shared:
-    return shared_gateway()
+@pytest.fixture(scope="module", params=installed_backends())
+def shared(request: pytest.FixtureRequest) -> Shared:
+    return shared_gateway(request.param)
 
 
 @pytest.fixture(scope="module")
@@ -188,6 +189,19 @@ def test_500_mutations_of_a_ciphertext_end_no_worker(caller: Caller) -> None:
     statuses = [caller.infer(data).status_code for data in mutations(good, count=500, seed=20)]
     assert {status for status in statuses if not 400 <= status < 500} <= {200}
     assert statuses.count(200) < 100  # in-range damage cannot be told from a ciphertext
+    caller.works()
+
+
+def test_a_model_with_a_product_gives_the_right_answer(caller: Caller) -> None:
+    view = ModelView.from_json(caller.http.get("/v1/models/squared").content)
+    keys = ClientKeys.generate(view)
+    frame = keys.evaluation_keys()
+    assert caller.upload(frame).status_code == 201
+    digest = hashlib.sha256(frame).hexdigest()
+    answer = caller.infer(keys.encrypt(sample(2)), digest=digest, model="squared")
+    assert answer.status_code == 200, answer.text
+    expected = network(2, squared=True).raw(sample(2)[None])[0]
+    assert np.abs(keys.decrypt(answer.content) - expected).max() < 1e-3
     caller.works()
 
 

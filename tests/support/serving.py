@@ -240,14 +240,14 @@ class Shared:
 
 
 @cache
-def shared_gateway() -> Shared:
-    """Start the shared gateway once; it ends with this test process."""
+def shared_gateway(backend: str) -> Shared:
+    """Start the shared gateway with this backend once; it ends with this test process."""
     stack = contextlib.ExitStack()
     folder = Path(stack.enter_context(_private_temporary()))
     site = Site(folder)
     linear = site.add("linear", network(1))
     squared = site.add("squared", network(2, squared=True))
-    started = stack.enter_context(gateway(site))
+    started = stack.enter_context(gateway(site, TG_MOAI_BACKEND=backend, TG_NATIVE_THREADS="2"))
     _at_exit(stack)
     return Shared(started, linear, squared)
 

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from support.moai import installed_backends
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -41,7 +43,31 @@ def test_the_arm_is_steered_encrypted_and_no_sample_is_lost(tmp_path: Path) -> N
     identity = sorted(home.glob("arm/identity-*/device.json"))
     pack = next((home / "packs").glob("*.moai")).read_bytes()
 
-    second = quickstart(home, "--episodes", "1")
+    fastest = installed_backends()[-1]
+    second = quickstart(home, "--episodes", "1", "--backend", fastest)
+    assert (first["backend"], second["backend"]) == ("tenseal", fastest)
     assert second["samples_sent"] == second["samples_acked"] == second["samples_stored"] == 3 * 350
     assert sorted(home.glob("arm/identity-*/device.json")) == identity
     assert next((home / "packs").glob("*.moai")).read_bytes() == pack
+
+
+def test_a_backend_that_is_not_installed_is_an_error_with_a_remedy(tmp_path: Path) -> None:
+    absent = tmp_path / "absent" / "tensorguard_moai_native.py"
+    absent.parent.mkdir()
+    absent.write_text("raise ModuleNotFoundError('No module named tensorguard_moai_native')")
+    done = subprocess.run(
+        [sys.executable, ROOT / "examples/reacher/quickstart.py", "--json"],
+        env={
+            **os.environ,
+            "TG_HOME": str(tmp_path / "home"),
+            "TG_MOAI_BACKEND": "native",
+            "PYTHONPATH": str(absent.parent),
+        },
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "tensorguard_moai_native" in json.loads(done.stdout)["error"]
+    assert "hint: Set TG_MOAI_BACKEND to tenseal" in done.stderr

@@ -106,7 +106,7 @@ def _build(settings: Settings, now: Callable[[], datetime]) -> ServingState:
     for cause in Death:
         metrics.deaths.labels(cause)  # a series that is absent looks like one that is unknown
     pool = LocalPool(
-        worker_program(settings.moai_backend),
+        worker_program(settings.moai_backend, threads=settings.native_threads),
         limits=Limits(
             workers=settings.max_workers,
             queue=settings.max_queue,

@@ -1,8 +1,9 @@
 """One FHE worker process: capped in memory and time, without secrets, gone when its gateway is.
 
-It is started as `python -m tensorguard.serving.worker BACKEND` with a socket as its standard input, and
-answers one request at a time. What a caller did wrong is refused and the worker goes on; anything
-else (a bug, no memory, a crash inside a library) ends the process, and takes that one request with it.
+It is started as `python -m tensorguard.serving.worker BACKEND THREADS` with a socket as its
+standard input, and answers one request at a time. What a caller did wrong is refused and the worker
+goes on; anything else (a bug, no memory, a crash inside a library) ends the process, and takes that
+one request with it.
 """
 
 from __future__ import annotations
@@ -165,9 +166,9 @@ def _confine(start: Start) -> None:
 
 
 def main() -> int:
-    """Run a worker with the backend that the one argument names."""
-    (name,) = sys.argv[1:]
-    return run(lambda: open_backend(name))
+    """Run a worker with the backend and the number of threads that the arguments name."""
+    name, threads = sys.argv[1:]
+    return run(lambda: open_backend(name, threads=int(threads)))
 
 
 if __name__ == "__main__":

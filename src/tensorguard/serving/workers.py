@@ -57,9 +57,10 @@ RETRY_WHEN_FULL = 2  # seconds
 STREAM_BUFFER = 1 << 20  # bytes read ahead of one worker
 
 
-def worker_program(backend: str) -> tuple[str, ...]:
+def worker_program(backend: str, *, threads: int) -> tuple[str, ...]:
     """Return the command of a worker with this backend. Python's own variables are ignored."""
-    return (sys.executable, "-E", "-P", "-m", "tensorguard.serving.worker", backend)
+    module = "tensorguard.serving.worker"
+    return (sys.executable, "-E", "-P", "-m", module, backend, str(threads))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
