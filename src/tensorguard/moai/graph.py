@@ -18,7 +18,7 @@ from tensorguard.moai.bases import MAX_DEGREES, Basis
 from tensorguard.moai.plan import MAX_LAYERS, LinearShape, PolynomialShape, Shape
 from tensorguard.wire.models import MAX_FEATURES, MAX_OUTPUTS, InputScaling, OutputScaling
 
-StandsFor = Literal["relu", "tanh", "logistic", "polynomial"]
+StandsFor = Literal["relu", "tanh", "logistic", "gelu", "gelu_tanh", "silu", "polynomial"]
 Floats = npt.NDArray[np.float64]
 LARGEST = 1e6  # a weight or coefficient beyond this says that nothing was normalised
 

@@ -58,7 +58,7 @@ class PolynomialLayer(Record, frozen=True, tag="polynomial", tag_field="kind"):
     width: Width
     degree: Annotated[int, Meta(ge=1, le=MAX_DEGREE)]
     basis: Basis
-    stands_for: Literal["relu", "tanh", "logistic", "polynomial"]
+    stands_for: Literal["relu", "tanh", "logistic", "gelu", "gelu_tanh", "silu", "polynomial"]
 
 
 class LayerPrecision(Record, frozen=True):
@@ -100,7 +100,7 @@ class PrecisionReport(Record, frozen=True):
 class Provenance(Record, frozen=True):
     """Where the numbers came from. No times: the same inputs give the same pack."""
 
-    source: Literal["scikit-learn", "safetensors"]
+    source: Literal["scikit-learn", "safetensors", "onnx"]
     source_sha256: Sha256 | None
     calibration_sha256: Sha256
     calibration_rows: Annotated[int, Meta(ge=1)]

@@ -256,7 +256,7 @@ def test_model_files_are_read_and_pickles_are_not(data, weights, tmp_path):
             read_model(tmp_path / name)
         assert "skops" in refused.value.remedy
     with pytest.raises(ModelNotSupported):
-        read_model(tmp_path / "model.onnx")
+        read_model(tmp_path / "model.h5")
     path.write_bytes(b"not a zip")
     with pytest.raises(MalformedInput):
         read_model(path)

@@ -133,7 +133,7 @@ def edit(path, value):
         (("layers", 0, "surprise"), 1),
         (("layers", 1, "basis"), "lagrange"),
         (("layers", 1, "degree"), 99),
-        (("layers", 1, "stands_for"), "gelu"),
+        (("layers", 1, "stands_for"), "swish"),
         (("layers", 0, "inputs"), -1),
         (("layers", 0, "inputs"), 1 << 40),
         (("layers",), []),

@@ -2,6 +2,7 @@
 
 from tensorguard.moai.compile.build import Compiled, OverErrorBudget, build_pack, compile_network
 from tensorguard.moai.compile.files import read_calibration, read_model
+from tensorguard.moai.compile.from_onnx import from_onnx
 from tensorguard.moai.compile.from_safetensors import from_safetensors
 from tensorguard.moai.compile.from_sklearn import from_sklearn
 from tensorguard.moai.compile.network import Network
@@ -13,6 +14,7 @@ __all__ = [
     "OverErrorBudget",
     "build_pack",
     "compile_network",
+    "from_onnx",
     "from_safetensors",
     "from_sklearn",
     "predict_pack",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import numpy.typing as npt
 
 from tensorguard.crypto.files import read_bounded
 from tensorguard.errors import MalformedInput
-from tensorguard.moai.compile import from_sklearn
+from tensorguard.moai.compile import from_onnx, from_sklearn
 from tensorguard.moai.compile.from_safetensors import (
     MAX_DESCRIPTION,
     MAX_WEIGHTS,
@@ -25,6 +26,7 @@ from tensorguard.moai.compile.from_safetensors import (
     read_description,
 )
 from tensorguard.moai.compile.network import ModelNotSupported, Network
+from tensorguard.moai.compile.onnx_file import MAX_ONNX
 
 Floats = npt.NDArray[np.float64]
 MAX_MODEL = 256 << 20
@@ -63,28 +65,44 @@ class PickleRefused(MalformedInput):
     remedy = "Save the estimator as skops: skops.io.dump(estimator, 'model.skops')."
 
 
+class TorchPickleRefused(MalformedInput):
+    code = "torch_pickle_refused"
+    remedy = (
+        "Export the module to ONNX: torch.onnx.export(module.eval(), example, 'model.onnx', "
+        "dynamo=False); or save its state_dict with safetensors.torch.save_file and describe it "
+        "with --layers."
+    )
+
+
 class CalibrationUnusable(MalformedInput):
     code = "calibration_unusable"
     remedy = "Save rows of features with numpy.save: one float array of shape (rows, features)."
 
 
-def read_model(path: Path, *, layers: Path | None = None) -> Network:
-    """Return the network in a `.skops` file, or in a `.safetensors` file with its description."""
+def read_model(path: Path, *, layers: Path | None = None, labels: Sequence[str] = ()) -> Network:
+    """Return the network in a `.skops`, `.onnx` or (with its description) `.safetensors` file.
+
+    `labels` name the classes of an ONNX model, which has no place for them.
+    """
     suffix = path.suffix.lower()
     if suffix in {".pkl", ".pickle", ".joblib"}:
         raise PickleRefused(f"{path.name} is a pickle, which runs code when it is opened")
-    if suffix == ".skops":
-        if layers is not None:
-            raise ModelNotSupported("a .skops file needs no layer description")
-        data = read_bounded(path, limit=MAX_MODEL)
-        digest = hashlib.sha256(data).hexdigest()
-        return from_sklearn.network_of(_load_skops(data), source_sha256=digest)
-    if suffix == ".safetensors":
-        if layers is None:
-            raise ModelNotSupported("a .safetensors file needs --layers with its description")
+    if suffix in {".pt", ".pth", ".ckpt", ".bin"}:
+        raise TorchPickleRefused(f"{path.name} is a pickle, which runs code when it is opened")
+    if suffix not in {".skops", ".onnx", ".safetensors"}:
+        raise ModelNotSupported(f"{path.name} is not a .skops, .onnx or .safetensors file")
+    if (layers is not None) != (suffix == ".safetensors"):
+        raise ModelNotSupported("--layers describes a .safetensors file, and only that")
+    if labels and suffix != ".onnx":
+        raise ModelNotSupported("--label is for .onnx files; others name their classes")
+    if suffix == ".onnx":
+        return from_onnx.network_of(read_bounded(path, limit=MAX_ONNX), labels=labels)
+    if layers is not None:
         description = read_description(read_bounded(layers, limit=MAX_DESCRIPTION))
         return network_of(read_bounded(path, limit=MAX_WEIGHTS), description)
-    raise ModelNotSupported(f"{path.name} is neither a .skops nor a .safetensors file")
+    data = read_bounded(path, limit=MAX_MODEL)
+    digest = hashlib.sha256(data).hexdigest()
+    return from_sklearn.network_of(_load_skops(data), source_sha256=digest)
 
 
 def read_calibration(path: Path) -> Floats:

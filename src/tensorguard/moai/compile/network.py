@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -12,9 +13,11 @@ import numpy.typing as npt
 from tensorguard.errors import MalformedInput
 from tensorguard.moai import bases
 from tensorguard.moai.bases import Basis
+from tensorguard.moai.graph import StandsFor
 
 Floats = npt.NDArray[np.float64]
-Function = Literal["relu", "tanh", "logistic", "polynomial"]
+Function = StandsFor
+Source = Literal["scikit-learn", "safetensors", "onnx"]
 
 
 class ModelNotSupported(MalformedInput):
@@ -42,8 +45,13 @@ class Activation:
             return np.maximum(x, 0.0)
         if self.function == "tanh":
             return np.tanh(x)
-        if self.function == "logistic":
-            return np.asarray(1 / (1 + np.exp(-np.clip(x, -500, 500))))
+        if self.function in {"logistic", "silu"}:
+            logistic = 1 / (1 + np.exp(-np.clip(x, -500, 500)))
+            return np.asarray(logistic * x if self.function == "silu" else logistic)
+        if self.function == "gelu":
+            return np.asarray(x * (1 + _erf(x / math.sqrt(2))) / 2)
+        if self.function == "gelu_tanh":
+            return np.asarray(x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))) / 2)
         return bases.evaluate(np.array([self.coefficients]), x, self.basis)
 
 
@@ -74,7 +82,7 @@ class Network:
     output_offset: Floats
     output_activation: Literal["identity", "softmax", "logistic"] = "identity"
     labels: tuple[str, ...] = ()
-    source: Literal["scikit-learn", "safetensors"] = "safetensors"
+    source: Source = "safetensors"
     source_sha256: str | None = None
     options: dict[str, str] = field(default_factory=dict)
 
@@ -131,3 +139,7 @@ def _low_rank(before: Dense, layer: Dense) -> bool:
     """Return whether the two have less than half the weights of their product."""
     product = layer.weight.shape[0] * before.weight.shape[1]
     return bool(2 * (before.weight.size + layer.weight.size) < product)
+
+
+def _erf(x: Floats) -> Floats:
+    return np.asarray(np.vectorize(math.erf, otypes=[np.float64])(x))
