@@ -19,7 +19,7 @@ from tensorguard.settings import Settings
 app = typer.Typer(help="Build, inspect, verify and simulate model packs.", no_args_is_help=True)
 progress = Console(stderr=True)
 
-Model = Annotated[Path, typer.Argument(help="A .skops or .safetensors file.")]
+Model = Annotated[Path, typer.Argument(help="A .skops, .onnx or .safetensors file.")]
 PackFile = Annotated[Path, typer.Argument(help="A .moai file.")]
 Calibration = Annotated[Path, typer.Option(help="Rows of inputs as .npy or .npz: real ones.")]
 Layers = Annotated[Path | None, typer.Option(help="Layer description of a .safetensors file.")]
@@ -33,6 +33,13 @@ Degree = Annotated[
 Refit = Annotated[bool, typer.Option("--refit-last", help="Refit the last layer afterwards.")]
 Trust = Annotated[
     Path | None, typer.Option(help="Folder of trusted *.pub.json. Default: TG_TRUST_STORE.")
+]
+Labels = Annotated[
+    list[str] | None,
+    typer.Option("--label", help="A class of an .onnx classifier, in order; repeat it."),
+]
+Report = Annotated[
+    Path | None, typer.Option("--report", help="Write an HTML precision report to this file.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -69,9 +76,11 @@ def build(
     out: Annotated[Path, typer.Option(help="The .moai file to write.")],
     signer_key: Annotated[str, typer.Option(help="Id of a pack-signing key of the provider.")],
     layers: Layers = None,
+    label: Labels = None,
     error_budget: Budget = 0.05,
     degree: Degree = None,
     refit_last: Refit = False,
+    report: Report = None,
     as_json: AsJson = False,
 ) -> None:
     """Compile MODEL, plan its encrypted evaluation, sign it, and write a pack."""
@@ -79,15 +88,19 @@ def build(
 
     signer = _signer(signer_key)
     with progress.status("Fitting, planning and simulating"):
+        rows = compiler.read_calibration(calibration)
         compiled = compiler.compile_network(
-            compiler.read_model(model, layers=layers),
-            compiler.read_calibration(calibration),
+            compiler.read_model(model, layers=layers, labels=label or ()),
+            rows,
             error_budget=error_budget,
             degree=degree,
             refit_last=refit_last,
         )
         data = compiler.build_pack(compiled, name=name, version=version, signer=signer)
     write_atomic(out, data, mode=0o644)
+    if report is not None:
+        page = compiler.report_compiled(compiled, rows, title=f"{name} {version}")
+        write_atomic(report, page.encode(), mode=0o644)
     limit = Settings.from_environment().max_pack_bytes
     unverified = packs.read(data, limit=limit)
     _show(decode(unverified.manifest), unverified.pack_id, "signed", as_json=as_json)
@@ -110,12 +123,14 @@ def verify(path: PackFile, trust_store: Trust = None, as_json: AsJson = False) -
 
 @app.command()
 def simulate(
-    path: Annotated[Path, typer.Argument(help="A .moai, .skops or .safetensors file.")],
+    path: Annotated[Path, typer.Argument(help="A .moai, .skops, .onnx or .safetensors file.")],
     calibration: Calibration,
     layers: Layers = None,
+    label: Labels = None,
     error_budget: Budget = 0.05,
     degree: Degree = None,
     refit_last: Refit = False,
+    report: Report = None,
     trust_store: Trust = None,
     as_json: AsJson = False,
 ) -> None:
@@ -124,19 +139,25 @@ def simulate(
 
     rows = compiler.read_calibration(calibration)
     if path.suffix.lower() == ".moai":
-        report = compiler.predict_pack(_verified(path, trust_store), rows)
+        pack = _verified(path, trust_store)
+        precision = compiler.predict_pack(pack, rows)
+        page = compiler.report_pack(pack, precision, rows) if report else ""
     else:
-        report = compiler.compile_network(
-            compiler.read_model(path, layers=layers),
+        compiled = compiler.compile_network(
+            compiler.read_model(path, layers=layers, labels=label or ()),
             rows,
             error_budget=error_budget,
             degree=degree,
             refit_last=refit_last,
-        ).precision
+        )
+        precision = compiled.precision
+        page = compiler.report_compiled(compiled, rows, title=path.name) if report else ""
+    if report is not None:
+        write_atomic(report, page.encode(), mode=0o644)
     if as_json:
-        typer.echo(msgspec.json.encode(report).decode())
+        typer.echo(msgspec.json.encode(precision).decode())
     else:
-        _show_precision(report)
+        _show_precision(precision)
 
 
 def _show(manifest: Manifest, pack_id: str, signature: str, *, as_json: bool) -> None:

@@ -3,6 +3,7 @@ import stat
 
 import numpy as np
 import pytest
+from onnx import helper, numpy_helper
 from safetensors.numpy import save
 from typer.testing import CliRunner
 
@@ -107,3 +108,26 @@ def test_verify_needs_a_trust_store_and_a_whole_pack(folder):
     (folder / "cut.moai").write_bytes((folder / "toy.moai").read_bytes()[:-1])
     with pytest.raises(MalformedInput):
         call("verify", folder / "cut.moai", "--trust-store", folder / "trust")
+
+
+def test_build_and_simulate_write_a_report_and_take_onnx(folder):
+    build(folder, "--report", folder / "report.html")
+    assert "toy 1.0: precision report" in (folder / "report.html").read_text()
+    call("simulate", folder / "toy.moai", "--calibration", folder / "rows.npy",
+         "--trust-store", folder / "trust", "--report", folder / "again.html")  # fmt: skip
+    assert "normalised inputs" in (folder / "again.html").read_text()
+
+    weight = numpy_helper.from_array(np.eye(3, dtype=np.float32), "w")
+    node = helper.make_node("MatMul", ["x", "w"], ["y"])
+    values = [helper.make_tensor_value_info(name, 1, ["batch", 3]) for name in "xy"]
+    graph = helper.make_graph([node], "g", values[:1], values[1:], [weight])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+    (folder / "model.onnx").write_bytes(model.SerializeToString())
+    labels = [word for name in ("a", "b", "c") for word in ("--label", name)]
+    call("build", folder / "model.onnx", "--calibration", folder / "rows.npy", "--name", "toy",
+         "--version", "2", "--out", folder / "two.moai", "--signer-key", "packs", *labels)  # fmt: skip
+    manifest = json.loads(call("inspect", folder / "two.moai", "--json").stdout)["manifest"]
+    assert manifest["output"]["labels"] == ["a", "b", "c"]
+    assert manifest["provenance"]["source"] == "onnx"
+    with pytest.raises(MalformedInput, match="pickle"):
+        call("simulate", folder / "model.pth", "--calibration", folder / "rows.npy")

@@ -5,6 +5,7 @@ from tensorguard.moai.compile.files import read_calibration, read_model
 from tensorguard.moai.compile.from_onnx import from_onnx
 from tensorguard.moai.compile.from_safetensors import from_safetensors
 from tensorguard.moai.compile.from_sklearn import from_sklearn
+from tensorguard.moai.compile.html_report import report_compiled, report_pack
 from tensorguard.moai.compile.network import Network
 from tensorguard.moai.compile.predict import predict_pack
 
@@ -20,4 +21,6 @@ __all__ = [
     "predict_pack",
     "read_calibration",
     "read_model",
+    "report_compiled",
+    "report_pack",
 ]

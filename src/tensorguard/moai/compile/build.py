@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -33,7 +33,7 @@ from tensorguard.moai.manifest import (
     Provenance,
 )
 from tensorguard.moai.parameters import MAX_LOG_QP, CkksParameters
-from tensorguard.moai.plan import Plan, TooDeep, choose_parameters, plan_network
+from tensorguard.moai.plan import Layout, Plan, TooDeep, choose_parameters, plan_network
 from tensorguard.moai.spec import packing_of
 from tensorguard.wire.models import InputScaling, OutputScaling
 
@@ -63,6 +63,7 @@ class Compiled:
     parameters: CkksParameters
     precision: PrecisionReport
     provenance: Provenance
+    fits: Mapping[str, Fit]  # of each approximated activation, by layer
 
 
 def compile_network(
@@ -72,8 +73,11 @@ def compile_network(
     error_budget: float = DEFAULT_ERROR_BUDGET,
     degree: int | None = None,
     refit_last: bool = False,
+    layout: Layout = "blocks",
 ) -> Compiled:
     """Return the cheapest graph within `error_budget`; `degree` fixes that of all activations.
+
+    `layout`: "blocks" for one sample at once (latency), "columns" for batches (throughput).
 
     `calibration` (n, features) is in raw input units. Raises `OverErrorBudget`, `TooDeep`, …
     """
@@ -90,7 +94,9 @@ def compile_network(
     best: Compiled | None = None
     for candidate in _degrees(network, degree):
         try:
-            compiled = _compile(network, calibration, candidate, error_budget, options, refit_last)
+            compiled = _compile(
+                network, calibration, candidate, error_budget, options, refit_last, layout
+            )
         except TooDeep:
             if best is None:
                 raise
@@ -159,20 +165,21 @@ def _compile(
     budget: float,
     options: dict[str, str],
     refit_last: bool,  # noqa: FBT001 -- private
+    layout: Layout,
 ) -> Compiled:
     graph, fits = _replace_activations(network, calibration, degree, refit_last=refit_last)
     reference = network.raw(calibration) * network.output_scale + network.output_offset
     result: tuple[CkksParameters, Plan, PrecisionReport] | None = None
     for ring in MAX_LOG_QP:
         try:
-            parameters = choose_parameters(graph.shapes, minimum_degree=ring)
+            parameters = choose_parameters(graph.shapes, minimum_degree=ring, layout=layout)
         except TooDeep:
             if result is None:
                 raise
             break
         if result is not None and parameters.degree <= result[0].degree:
             continue
-        plan = plan_network(graph.shapes, slots=parameters.slots)
+        plan = plan_network(graph.shapes, slots=parameters.slots, layout=layout)
         report = precision(
             graph, plan, parameters, fits, data=calibration, reference=reference, budget=budget
         )
@@ -189,7 +196,7 @@ def _compile(
         compiler=f"tensorguard {__version__}",
         options=options,
     )
-    return Compiled(graph, result[1], result[0], result[2], provenance)
+    return Compiled(graph, result[1], result[0], result[2], provenance, fits)
 
 
 def _replace_activations(
