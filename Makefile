@@ -5,7 +5,7 @@ BIN := .venv/bin
 QUICKSTART_ARGS ?=
 PYTEST_ARGS ?=
 
-.PHONY: help run ci setup test sanitize bench lint format types imports lock clean
+.PHONY: help run ci setup test soak sanitize bench lint format types imports lock clean
 
 help: ## show the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -22,6 +22,9 @@ setup:
 
 test: setup ## all tests, with every real peer
 	$(BIN)/python -m pytest -n 2 --dist loadgroup $(PYTEST_ARGS)
+
+soak: setup ## the fault tests at full length, about ten minutes: kills, cuts, full disks, retries
+	TG_TEST_SOAK=1 $(BIN)/python -m pytest --timeout 1800 tests/system/test_*_faults.py $(PYTEST_ARGS)
 
 sanitize: setup ## the native runtime's self-test under AddressSanitizer and UndefinedBehaviorSanitizer
 	PATH=$(CURDIR)/$(BIN):$$PATH $(MAKE) -C native sanitize

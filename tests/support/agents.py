@@ -304,6 +304,7 @@ class Site:
     wire: Wire
     platform: PlatformProcess
     token: str = ""
+    agents: list[AgentProcess] = field(default_factory=list)
 
     def sign_in(self) -> None:
         """Make an admin and sign in."""
@@ -348,7 +349,7 @@ class Site:
         token = self.folder / f"{name}.token"
         token.touch(0o600)
         token.write_text(made.token or "")
-        return AgentProcess(
+        agent = AgentProcess(
             folder,
             *options,
             TG_AGENT_URL=self.wire.url,
@@ -356,6 +357,8 @@ class Site:
             TG_AGENT_TOKEN_FILE=str(token),
             **variables,
         )
+        self.agents.append(agent)
+        return agent
 
     def rows(self, name: str) -> list[float]:
         """Return the values that are stored of the series called `name`, every row of them."""
@@ -381,6 +384,8 @@ def site(folder: Path, database_url: str, **variables: str) -> Iterator[Site]:
         made.sign_in()
         yield made
     finally:
+        for agent in made.agents:
+            agent.stop()
         wire.cut()
         platform.stop()
 
