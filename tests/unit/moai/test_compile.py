@@ -215,7 +215,7 @@ def test_a_polynomial_network_is_exported_exactly(weights):
         {"layers": [{"kind": "linear", "weight": "1.weight"}]},
         {"layers": [{"kind": "activation", "function": "tanh"}, *DESCRIPTION["layers"]]},
         {"layers": [*DESCRIPTION["layers"], {"kind": "activation", "function": "tanh"}]},
-        {"layers": [{"kind": "activation", "function": "gelu"}]},
+        {"layers": [{"kind": "activation", "function": "swish"}]},
         {"layers": [DESCRIPTION["layers"][0], {"kind": "polynomial", "coefficients": [1]}]},
         {"layers": [DESCRIPTION["layers"][0], {"kind": "polynomial", "coefficients": [1] * 20}]},
         {"input": {"features": 4}},

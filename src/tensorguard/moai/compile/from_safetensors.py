@@ -44,7 +44,7 @@ class LinearEntry(Record, frozen=True, tag="linear", tag_field="kind"):
 class ActivationEntry(Record, frozen=True, tag="activation", tag_field="kind"):
     """An elementwise function that is replaced by a fitted polynomial (identity: by nothing)."""
 
-    function: Literal["relu", "tanh", "logistic", "identity"]
+    function: Literal["relu", "tanh", "logistic", "gelu", "gelu_tanh", "silu", "identity"]
 
 
 class PolynomialEntry(Record, frozen=True, tag="polynomial", tag_field="kind"):
