@@ -17,6 +17,7 @@ from tensorguard.errors import InputError
 Floats = npt.NDArray[np.float64]
 Factor = tuple[Floats, Floats]
 MAX_MATRIX = 16 << 20  # numbers in one matrix: 128 MiB
+MAX_WORK = 4 * MAX_MATRIX  # numbers in all matrices made for one graph
 
 
 class MatrixTooLarge(InputError):
@@ -41,6 +42,11 @@ class Affine:
     def width(self) -> int:
         """Return how many numbers it has."""
         return math.prod(self.shape)
+
+    @property
+    def size(self) -> int:
+        """Return how many numbers its factors hold."""
+        return sum(weight.size for weight, _ in self.factors)
 
     @property
     def root(self) -> tuple[Affine, float, float]:

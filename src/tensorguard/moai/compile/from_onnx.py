@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from tensorguard.moai.compile.affine import Affine, check_size
+from tensorguard.moai.compile.affine import MAX_WORK, Affine, MatrixTooLarge, check_size
 from tensorguard.moai.compile.build import DEFAULT_ERROR_BUDGET, Compiled, compile_network
 from tensorguard.moai.compile.network import Activation, Dense, ModelNotSupported, Network
 from tensorguard.moai.compile.onnx_file import Node, OnnxGraph, read_graph
@@ -126,6 +126,7 @@ class _Lowering:
         self.values: dict[str, Value] = {graph.input: Affine(0, graph.shape)}
         self.stages: list[tuple[Affine, Activation]] = []
         self._realised: dict[int, tuple[Pointwise, Affine]] = {}
+        self._spent = 0
 
     def layers(self) -> tuple[Dense, ...]:
         """Return the layers up to the last activation."""
@@ -145,10 +146,19 @@ class _Lowering:
             if all(not name or name in self.constants for name in node.inputs):
                 self._constant(node)
             else:
-                self.values[node.outputs[0]] = self._apply(node)
+                result = self._apply(node)
+                self.values[node.outputs[0]] = result
+                if isinstance(result, Affine) and result.factors:
+                    self._spend(node, result.factors[-1][0].size)
         if self.graph.output not in self.values:
             raise self.graph.nodes[-1].refuse("the output does not depend on the input")
         return self.values[self.graph.output]
+
+    def _spend(self, node: Node, numbers: int) -> None:
+        """Bound the memory and time that a small file can ask for."""
+        self._spent += numbers
+        if self._spent > MAX_WORK:
+            raise MatrixTooLarge(f"node {node.label}: the layers take over {MAX_WORK} numbers")
 
     def _constant(self, node: Node) -> None:
         function = CONSTANTS.get(node.op)
@@ -293,6 +303,7 @@ class _Lowering:
             )
         if first.shape != second.shape:
             raise node.refuse("it adds values of two shapes")
+        self._spend(node, first.size + second.size)
         return first.plus(second)
 
 

@@ -4,6 +4,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
+from support import moai
 from tensorguard.errors import InputError, MalformedInput
 from tensorguard.moai.compile import read_model
 from tensorguard.moai.compile.from_onnx import from_onnx, network_of
@@ -298,6 +299,16 @@ def test_a_layer_that_would_be_a_huge_matrix_is_refused():
         network_of(model(nodes, {"w": tensor(64, 4, 3, 3)}, (4, 32, 32)).SerializeToString())
 
 
+def test_a_small_file_cannot_ask_for_much_memory():
+    nodes = [
+        ("Conv", ["x" if k == 0 else f"h{k - 1}", "w"], "y" if k == 199 else f"h{k}", {})
+        for k in range(200)
+    ]
+    data = model(nodes, {"w": tensor(1, 1, 1, 1)}, (1, 48, 48)).SerializeToString()
+    with pytest.raises(InputError, match="'n12': the layers take over"):
+        network_of(data)
+
+
 def test_damaged_files_are_refused_and_nothing_else_happens():
     data = model([("Gemm", ["x", "w"], "y", {})], W, (4,)).SerializeToString()
     rng = np.random.default_rng(9)
@@ -325,3 +336,21 @@ def test_onnx_files_are_read_and_torch_pickles_are_not(tmp_path):
             read_model(tmp_path / name)
         assert "ONNX" in refused.value.remedy
         assert "safetensors" in refused.value.remedy
+
+
+def test_a_convolutional_network_answers_the_same_on_encrypted_data():
+    shape = (1, 8, 8)
+    nodes = [
+        ("Conv", ["x", "w"], "c", {"strides": [2, 2], "pads": [1, 1, 0, 0]}),
+        ("Gelu", ["c"], "a", {}),
+        ("AveragePool", ["a"], "p", {"kernel_shape": [2, 2], "strides": [2, 2]}),
+        ("Flatten", ["p"], "f", {}),
+        ("Gemm", ["f", "w1"], "y", {}),
+    ]
+    proto = model(nodes, {"w": tensor(4, 1, 3, 3, scale=0.4), "w1": tensor(16, 3)}, shape)
+    x = RNG.normal(size=(200, 64)).astype(np.float32)
+    ready = moai.ready(from_onnx(proto.SerializeToString(), x), x)
+    got = np.stack([ready.infer(row).ravel() for row in x[:2].astype(np.float64)])
+    want = expected(proto, x, shape)
+    error = (got - want[:2]) / np.ptp(want, axis=0)
+    assert np.abs(error).max() < 2 * ready.compiled.precision.approximation_max + 1e-3
