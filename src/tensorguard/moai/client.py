@@ -8,6 +8,7 @@ Decrypted values must not be sent back to the evaluator (IND-CPA-D, Li and Micci
 from __future__ import annotations
 
 import secrets
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -43,6 +44,12 @@ class InputOutOfRange(InputError):
         "Send values within the pack's calibrated range, pass out_of_range='clip', "
         "or calibrate the pack on data that covers them."
     )
+
+
+class NotForBatches(InputError):
+    code = "model_not_for_batches"
+    status = 422
+    remedy = "Send the samples one by one, or ask for a pack that is built with --batch."
 
 
 class ClientKeys:
@@ -92,48 +99,90 @@ class ClientKeys:
         Values outside the calibrated range are refused, or with "clip" moved to its edge.
         The ciphertext is symmetric, with its second half as a seed: half the size of a usual one.
         """
+        if self.view.packing.layout == "columns":
+            return self.encrypt_batch(np.asarray(x)[None], out_of_range=out_of_range)
         values = np.asarray(x, dtype=np.float64)
+        if values.shape != (self.view.features,):
+            raise MalformedInput(f"an input is {self.view.features} finite numbers")
+        return self._encrypt([self._lay_out(self._standardise(values[None], out_of_range)[0])])
+
+    def encrypt_batch(
+        self, x: npt.ArrayLike, *, out_of_range: Literal["refuse", "clip"] = "refuse"
+    ) -> bytes:
+        """Return the frame of up to `slots` samples (n, features), for a model in columns."""
+        values = np.asarray(x, dtype=np.float64)
+        slots, features = self.parameters.slots, self.view.features
+        if self.view.packing.layout != "columns":
+            raise NotForBatches("the model's pack was built for single samples")
+        if values.ndim != 2 or values.shape[1] != features or not 1 <= len(values) <= slots:  # noqa: PLR2004 -- rows
+            raise MalformedInput(f"a batch is 1 to {slots} rows of {features} finite numbers")
+        columns = np.zeros((features, slots))
+        columns[:, : len(values)] = self._standardise(values, out_of_range).T
+        return self._encrypt(columns)
+
+    def _standardise(self, values: Floats, out_of_range: Literal["refuse", "clip"]) -> Floats:
         given = self.view.input
-        if values.shape != (self.view.features,) or not np.isfinite(values).all():
+        if not np.isfinite(values).all():
             raise MalformedInput(f"an input is {self.view.features} finite numbers")
         low, high = np.array(given.low), np.array(given.high)
         if out_of_range == "clip":
             values = np.clip(values, low, high)
-        outside = np.flatnonzero((values < low) | (values > high))
+        outside = np.argwhere((values < low) | (values > high))
         if outside.size:
-            at = int(outside[0])
+            row, at = (int(place) for place in outside[0])
             raise InputOutOfRange(
-                f"input {at} is {values[at]:g}, calibrated are {low[at]:g} to {high[at]:g}"
+                f"input {at} is {values[row, at]:g}, calibrated are {low[at]:g} to {high[at]:g}"
             )
-        plaintext = self._seal.encode(
-            self._lay_out((values - np.array(given.mean)) / np.array(given.std)),
-            level=self.parameters.levels,
-            scale=self.parameters.scale,
-        )
-        ciphertext = self._encryptor.encrypt_symmetric(plaintext)
-        return build_frame(
-            Kind.ciphertext, self.parameters.id, (dump(ciphertext),), key_id=self.key_id
-        )
+        return np.asarray((values - np.array(given.mean)) / np.array(given.std))
+
+    def _encrypt(self, rows: Iterable[Floats]) -> bytes:
+        level, scale = self.parameters.levels, self.parameters.scale
+        items = [
+            dump(
+                self._encryptor.encrypt_symmetric(
+                    self._seal.encode(slots, level=level, scale=scale)
+                )
+            )
+            for slots in rows
+        ]
+        return build_frame(Kind.ciphertext, self.parameters.id, items, key_id=self.key_id)
 
     def decrypt(self, frame: bytes) -> Floats:
         """Return the outputs (outputs,) of a result frame, rescaled and after the activation.
 
         A classification gives one probability for each label of `view.output.labels`.
         """
-        limit = 2 * self.parameters.degree * 8 + _SLACK
-        parsed = parse_frame(
-            frame, kind=Kind.ciphertext, parameters_id=self.parameters.id, limit=limit
-        ).of_key(self.key_id)
-        if len(parsed.items) != 1:
-            raise MalformedInput("a ciphertext frame has one item")
-        blob = strict.parse_ciphertext(
-            parsed.items[0], self.parameters, level=1, scale=self.parameters.scale
-        )
-        plaintext = sealapi.Plaintext()
-        self._decryptor.decrypt(self._seal.load(sealapi.Ciphertext, blob), plaintext)
         outputs = len(self.view.output.scale)
-        rows = finish(self.view.output, self._seal.decode(plaintext)[None, :outputs])
-        return np.asarray(rows[0])
+        if self.view.packing.layout == "columns":
+            return np.asarray(self.decrypt_batch(frame, samples=1)[0])
+        (slots,) = self._decrypt(frame, columns=1)
+        return np.asarray(finish(self.view.output, slots[None, :outputs])[0])
+
+    def decrypt_batch(self, frame: bytes, *, samples: int) -> Floats:
+        """Return the outputs (samples, outputs) of a batch of so many samples."""
+        if not 1 <= samples <= self.parameters.slots:
+            raise MalformedInput(f"a batch has 1 to {self.parameters.slots} samples")
+        columns = self._decrypt(frame, columns=len(self.view.output.scale))
+        return finish(self.view.output, np.stack([slots[:samples] for slots in columns], axis=1))
+
+    def _decrypt(self, frame: bytes, *, columns: int) -> list[Floats]:
+        limit = columns * (2 * self.parameters.degree * 8 + _SLACK)
+        parsed = parse_frame(
+            frame,
+            kind=Kind.ciphertext,
+            parameters_id=self.parameters.id,
+            limit=limit,
+            columns=columns,
+        ).of_key(self.key_id)
+        found = []
+        for item in parsed.items:
+            blob = strict.parse_ciphertext(
+                item, self.parameters, level=1, scale=self.parameters.scale
+            )
+            plaintext = sealapi.Plaintext()
+            self._decryptor.decrypt(self._seal.load(sealapi.Ciphertext, blob), plaintext)
+            found.append(np.asarray(self._seal.decode(plaintext)))
+        return found
 
     def save(self, path: Path) -> None:
         """Write the secret key to `path`, mode 0600, whole or not at all."""
@@ -193,7 +242,10 @@ def check_view(view: ModelView) -> CkksParameters:
     sizes = (packing.slots, packing.period, packing.block_length, packing.blocks, packing.shift)
     if packing.slots != parameters.slots or any(size & (size - 1) for size in sizes):
         raise ViewUntrustworthy("the packing is not in powers of two of these slots")
-    if not view.features <= packing.period <= packing.block_length:
+    if packing.layout == "columns":
+        if sizes[1:] != (1, 1, 1, 1) or view.rotations:
+            raise ViewUntrustworthy("a packing in columns has no blocks and no rotations")
+    elif not view.features <= packing.period <= packing.block_length:
         raise ViewUntrustworthy("the packing is not for this many features")
     if packing.blocks * packing.block_length > packing.slots:
         raise ViewUntrustworthy("the packing needs more slots than there are")

@@ -106,7 +106,7 @@ def write(content: Manifest, weights: bytes, *, signer: HybridSigner) -> bytes:
 def _interpret(content: Manifest, weights: bytes, pack_id: str) -> ModelSpec:
     parameters = CkksParameters.from_wire(content.parameters)
     graph = Graph(_layers(content, weights), content.input, content.output)
-    plan = plan_network(graph.shapes, slots=parameters.slots)
+    plan = plan_network(graph.shapes, slots=parameters.slots, layout=content.packing.layout)
     claims = (
         content.parameters_id,
         parameters.levels,

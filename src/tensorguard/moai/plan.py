@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from tensorguard.errors import InputError
 from tensorguard.moai.parameters import MAX_LOG_QP, CkksParameters, make_parameters
@@ -66,6 +67,7 @@ class PolynomialShape:
 
 
 Shape = LinearShape | PolynomialShape
+Layout = Literal["blocks", "columns"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +131,7 @@ class Plan:
     slots: int
     depth: int
     layers: tuple[LayerPlan, ...]
+    layout: Layout = "blocks"
 
     @property
     def first(self) -> LinearPlan:
@@ -163,26 +166,33 @@ def depth_of(shapes: Sequence[Shape]) -> int:
     return sum(shape.depth for shape in shapes)
 
 
-def plan_network(shapes: Sequence[Shape], *, slots: int) -> Plan:
-    """Plan the evaluation of `shapes` on ciphertexts of `slots` slots. Raises `TooWide`."""
+def plan_network(shapes: Sequence[Shape], *, slots: int, layout: Layout = "blocks") -> Plan:
+    """Plan the evaluation of `shapes` on ciphertexts of `slots` slots. Raises `TooWide`.
+
+    In columns every feature has a ciphertext of its own, whose slots are samples: no layer rotates.
+    """
     level = depth_of(shapes) + 1
     plans: list[LayerPlan] = []
     for shape in shapes:
-        if isinstance(shape, LinearShape):
+        if layout == "columns":
+            plans.append(_plan_columns(shape, level=level))
+        elif isinstance(shape, LinearShape):
             plans.append(_plan_linear(shape, slots=slots, level=level, first=not plans))
         else:
             plans.append(PolynomialPlan(shape.name, level, _period(shape.width), shape.degree))
         level -= shape.depth
-    return Plan(slots, depth_of(shapes), tuple(plans))
+    return Plan(slots, depth_of(shapes), tuple(plans), layout)
 
 
-def choose_parameters(shapes: Sequence[Shape], *, minimum_degree: int = 0) -> CkksParameters:
+def choose_parameters(
+    shapes: Sequence[Shape], *, minimum_degree: int = 0, layout: Layout = "blocks"
+) -> CkksParameters:
     """Return the smallest ring, and in it the finest scale, that the network fits.
 
     Raises `TooDeep`, naming the layer at which the largest ring is exhausted, or `TooWide`.
     """
     depth = depth_of(shapes)
-    widest = max(_block_length(shape) for shape in shapes)
+    widest = 1 if layout == "columns" else max(_block_length(shape) for shape in shapes)
     for degree, budget in MAX_LOG_QP.items():
         scale_bits = min(MAX_SCALE_BITS, _scale_bits(budget, depth))
         if degree >= minimum_degree and scale_bits >= MIN_SCALE_BITS and widest <= degree // 2:
@@ -232,6 +242,12 @@ def _plan_linear(shape: LinearShape, *, slots: int, level: int, first: bool) -> 
     steps = (diagonals // blocks).bit_length() - 1
     baby = 1 << math.ceil(steps / 2)
     return LinearPlan(shape.name, level, period_in, period_out, blocks, baby, (1 << steps) // baby)
+
+
+def _plan_columns(shape: Shape, *, level: int) -> LayerPlan:
+    if isinstance(shape, PolynomialShape):
+        return PolynomialPlan(shape.name, level, 1, shape.degree)
+    return LinearPlan(shape.name, level, period_in=1, period_out=1, blocks=1, baby=1, giant=1)
 
 
 def _block_length(shape: Shape) -> int:

@@ -27,6 +27,11 @@ class ModelSpec:
         return tuple(self.parameters.galois_element(step) for step in self.plan.rotations)
 
     @property
+    def columns(self) -> int | None:
+        """Return how many ciphertexts a batch has; None where one ciphertext is one sample."""
+        return self.graph.features if self.plan.layout == "columns" else None
+
+    @property
     def key_items(self) -> int:
         """Return how many objects a frame of evaluation keys holds: Galois, relinearisation."""
         return bool(self.plan.rotations) + self.plan.relinearisation
@@ -57,4 +62,5 @@ def packing_of(plan: Plan) -> Packing:
         block_length=first.block_length,
         blocks=first.blocks,
         shift=first.shift,
+        layout=plan.layout,
     )

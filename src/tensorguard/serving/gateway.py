@@ -169,6 +169,7 @@ class Gateway:
             kind=Kind.ciphertext,
             parameters_id=served.shape.parameters_id,
             limit=self._settings.max_ciphertext_bytes,
+            columns=served.view.features if served.view.packing.layout == "columns" else None,
         )
 
         async def fetch() -> bytes:

@@ -10,7 +10,7 @@ that many bytes of SEAL's own serialisation:
          6     2  flags, 0
          8    32  parameter id: SHA-256 of the canonical CKKS parameters
         40    16  key id: random, made with the secret key, the same on all that belongs to it
-        56     4  count of items, 1 to 4
+        56     4  count of items: 1 to 4, of ciphertexts in columns the number of columns
         60     8  payload length: everything after the header
 
 The key id lets a server refuse a ciphertext of another secret, which would decrypt to noise without
@@ -33,6 +33,7 @@ from tensorguard.errors import MalformedInput, TooLarge, VerificationError
 MAGIC = b"TGHE"
 VERSION = 1
 MAX_ITEMS = 4  # evaluation keys have two; more is nothing we make
+MAX_COLUMNS = 4096  # ciphertexts of one batch; a reader says how many its model has
 PARAMETERS_ID_SIZE = 32
 KEY_ID_SIZE = 16
 MEDIA_TYPE = "application/octet-stream"
@@ -99,15 +100,25 @@ def build_frame(
     """Return the frame around `items`."""
     if len(parameters_id) != PARAMETERS_ID_SIZE or len(key_id) != KEY_ID_SIZE:
         raise MalformedInput("a frame has a parameter id of 32 bytes and a key id of 16")
-    if not 1 <= len(items) <= MAX_ITEMS:
-        raise MalformedInput(f"a frame has 1 to {MAX_ITEMS} items")
+    most = MAX_COLUMNS if kind is Kind.ciphertext else MAX_ITEMS
+    if not 1 <= len(items) <= most:
+        raise MalformedInput(f"a frame of this kind has 1 to {most} items")
     payload = b"".join(part for item in items for part in (_LENGTH.pack(len(item)), item))
     header = _HEADER.pack(MAGIC, VERSION, kind, 0, parameters_id, key_id, len(items), len(payload))
     return header + payload
 
 
-def parse_frame(data: bytes, *, kind: Kind, parameters_id: bytes | None, limit: int) -> Frame:
+def parse_frame(
+    data: bytes,
+    *,
+    kind: Kind,
+    parameters_id: bytes | None,
+    limit: int,
+    columns: int | None = None,
+) -> Frame:
     """Return the frame in `data`, of exactly this kind and, if given, these parameters.
+
+    With `columns` it has exactly so many items, else at most `MAX_ITEMS`.
 
     Raises `TooLarge` over `limit` bytes, `SecretKeyInUpload`, `ParametersMismatch` or
     `MalformedInput`.
@@ -128,7 +139,7 @@ def parse_frame(data: bytes, *, kind: Kind, parameters_id: bytes | None, limit: 
         raise MalformedInput(f"the header promises {length} bytes after it")
     if parameters_id is not None and not hmac.compare_digest(identity, parameters_id):
         raise ParametersMismatch("the frame was made for other CKKS parameters")
-    return Frame(kind, identity, key, _items(data, count))
+    return Frame(kind, identity, key, _items(data, count, columns))
 
 
 def frame_digest(data: bytes) -> str:
@@ -136,8 +147,10 @@ def frame_digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def _items(data: bytes, count: int) -> tuple[bytes, ...]:
-    if not 1 <= count <= MAX_ITEMS:
+def _items(data: bytes, count: int, columns: int | None) -> tuple[bytes, ...]:
+    if columns is not None and count != columns:
+        raise MalformedInput(f"{columns} columns were expected, {count} came")
+    if not 1 <= count <= (columns or MAX_ITEMS):
         raise MalformedInput(f"a frame has 1 to {MAX_ITEMS} items, not {count}")
     items = []
     position = HEADER_SIZE

@@ -40,10 +40,11 @@ class Parameters(Record, frozen=True):
     scale_bits: Annotated[int, Meta(ge=20, le=50)]
 
 
-class Packing(Record, frozen=True):
-    """How a client lays out one input vector in the slots.
+class Packing(Record, frozen=True, omit_defaults=True):
+    """How a client lays out its input in the slots.
 
-    Slot k holds the (zero-padded, standardised) input number
+    "blocks": one ciphertext of one input vector. "columns": one ciphertext for each feature, in which
+    slot k holds that feature of sample k. With blocks, slot k holds the (zero-padded, standardised) input number
     `((k % block_length) + (k // block_length % blocks) * shift) % period`.
     """
 
@@ -52,6 +53,7 @@ class Packing(Record, frozen=True):
     block_length: Positive
     blocks: Positive
     shift: Positive
+    layout: Literal["blocks", "columns"] = "blocks"
 
 
 class InputScaling(Record, frozen=True):

@@ -90,7 +90,7 @@ def test_other_parameters_and_other_kinds_are_refused():
         parse(frame, kind=Kind.evaluation_keys)
     for items in ((), (b"",) * 5):
         with pytest.raises(MalformedInput):
-            framed(Kind.ciphertext, ID, items)
+            framed(Kind.evaluation_keys, ID, items)
     with pytest.raises(MalformedInput):
         framed(Kind.ciphertext, ID[:-1], (b"",))
 

@@ -61,6 +61,11 @@ class BackendUnusable(ConfigurationError):
     remedy = "Set TG_MOAI_BACKEND to tenseal, or install tensorguard-moai-native for native."
 
 
+class LayoutUnsupported(ConfigurationError):
+    code = "pack_layout_unsupported"
+    remedy = "Set TG_MOAI_BACKEND to native, or build the pack without --batch."
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
     """Where a backend lives."""

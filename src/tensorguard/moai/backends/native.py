@@ -15,9 +15,9 @@ from tensorguard.errors import MalformedInput
 from tensorguard.moai import layout, residues
 from tensorguard.moai.backends import uploads
 from tensorguard.moai.backends.base import BackendUnusable
-from tensorguard.moai.graph import Linear, Polynomial
+from tensorguard.moai.graph import Layer, Linear, Polynomial
 from tensorguard.moai.pack import VerifiedPack
-from tensorguard.moai.plan import LinearPlan, PolynomialPlan
+from tensorguard.moai.plan import LayerPlan, LinearPlan, PolynomialPlan
 from tensorguard.moai.polynomial import Node, schedule
 from tensorguard.moai.spec import ModelSpec
 from tensorguard.wire.frames import Kind, ParametersMismatch, build_frame
@@ -71,8 +71,11 @@ class NativeModel:
             kernels=kernels,
         )
         self._layers: list[_Linear | _Polynomial] = []
+        self._columns: list[_ColumnLinear | _ColumnPolynomial] = []
         for layer, plan in zip(spec.graph.layers, spec.plan.layers, strict=True):
-            if isinstance(layer, Linear) and isinstance(plan, LinearPlan):
+            if spec.columns is not None:
+                self._columns.append(_column_layer(self._context, spec, layer, plan))
+            elif isinstance(layer, Linear) and isinstance(plan, LinearPlan):
                 self._layers.append(_Linear(self._context, spec, layer, plan))
             elif isinstance(layer, Polynomial) and isinstance(plan, PolynomialPlan):
                 self._layers.append(_Polynomial(self._context, spec, layer, plan))
@@ -106,18 +109,26 @@ class NativeModel:
         expected = (parameters.id, self.spec.plan.rotations)
         if (keys.parameters_id, keys.rotations) != expected or keys.context is not self._context:
             raise ParametersMismatch("the evaluation keys are for another model")
-        given = residues.read_ciphertext(uploads.read_input(self.spec, frame, key_id=keys.key_id))
+        blobs = uploads.read_inputs(self.spec, frame, key_id=keys.key_id)
+        values = [self._ciphertext(blob) for blob in blobs]
+        for layer in self._layers:
+            values = [layer.evaluate(values[0], keys.keys)]
+        for columns in self._columns:
+            values = columns.evaluate(values, keys.keys)
+        results = [
+            residues.write_ciphertext(value.residues(), parameters, scale=parameters.scale)
+            for value in values
+        ]
+        return build_frame(Kind.ciphertext, parameters.id, results, key_id=keys.key_id)
+
+    def _ciphertext(self, blob: bytes) -> native.Ciphertext:
+        given = residues.read_ciphertext(blob)
         try:
             if given.seed:
-                values = self._context.seeded_ciphertext(given.words[0], given.seed)
-            else:
-                values = self._context.ciphertext(given.words)
+                return self._context.seeded_ciphertext(given.words[0], given.seed)
+            return self._context.ciphertext(given.words)
         except ValueError as error:
             raise MalformedInput("the native runtime refuses this ciphertext") from error
-        for layer in self._layers:
-            values = layer.evaluate(values, keys.keys)
-        blob = residues.write_ciphertext(values.residues(), parameters, scale=parameters.scale)
-        return build_frame(Kind.ciphertext, parameters.id, (blob,), key_id=keys.key_id)
 
     def _key(self, entries: list[residues.Residues]) -> native.SwitchingKey:
         if all(entry.seed for entry in entries):
@@ -158,17 +169,27 @@ class _Linear:
 class _Polynomial:
     """Interprets a schedule whose coefficients are encoded slot by slot.
 
-    The runtime knows no scales: those of the schedule went into the encoded coefficients.
+    The runtime knows no scales: those of the schedule went into the encoded coefficients. With `unit`
+    all slots hold samples of that unit.
     """
 
     def __init__(
-        self, context: native.Context, spec: ModelSpec, layer: Polynomial, plan: PolynomialPlan
+        self,
+        context: native.Context,
+        spec: ModelSpec,
+        layer: Polynomial,
+        plan: PolynomialPlan,
+        unit: int | None = None,
     ) -> None:
         self._context = context
         self._slots = spec.parameters.slots
         self._period = plan.period
-        self._columns = layer.product_coefficients.T
-        used = [bool(column.any()) for column in self._columns]
+        self._columns = (
+            layer.product_coefficients.T[:, [unit]]
+            if unit is not None
+            else (layer.product_coefficients.T)
+        )
+        used = [bool(column.any()) for column in layer.product_coefficients.T]
         scale = spec.parameters.scale
         steps = schedule(used, parameters=spec.parameters, level=plan.level, scale=scale)
         self._squarings = len(steps.powers) - 1
@@ -229,6 +250,47 @@ class _Polynomial:
         if node.constant:
             total = native.add_plain(total, self._terms[node.first, node.level, 0])
         return total
+
+
+class _ColumnLinear:
+    """Sums of columns by integer weights: a modular matrix product, a rescale each, then the bias."""
+
+    def __init__(
+        self, context: native.Context, spec: ModelSpec, layer: Linear, plan: LinearPlan
+    ) -> None:
+        parameters = spec.parameters
+        self._weights = np.rint(layer.weight * parameters.primes[plan.level - 1]).astype(np.int64)
+        self._bias = [
+            context.encode(np.full(parameters.slots, value), plan.level - 1, parameters.scale)
+            for value in layer.bias
+        ]
+
+    def evaluate(self, x: list[native.Ciphertext], _: native.Keys) -> list[native.Ciphertext]:
+        sums = native.combine(x, self._weights)
+        return [native.add_plain(y, bias) for y, bias in zip(sums, self._bias, strict=True)]
+
+
+class _ColumnPolynomial:
+    """Each unit's polynomial on that unit's column."""
+
+    def __init__(
+        self, context: native.Context, spec: ModelSpec, layer: Polynomial, plan: PolynomialPlan
+    ) -> None:
+        units = range(layer.shape.width)
+        self._units = [_Polynomial(context, spec, layer, plan, unit) for unit in units]
+
+    def evaluate(self, x: list[native.Ciphertext], keys: native.Keys) -> list[native.Ciphertext]:
+        return [unit.evaluate(y, keys) for unit, y in zip(self._units, x, strict=True)]
+
+
+def _column_layer(
+    context: native.Context, spec: ModelSpec, layer: Layer, plan: LayerPlan
+) -> _ColumnLinear | _ColumnPolynomial:
+    if isinstance(layer, Linear) and isinstance(plan, LinearPlan):
+        return _ColumnLinear(context, spec, layer, plan)
+    if isinstance(layer, Polynomial) and isinstance(plan, PolynomialPlan):
+        return _ColumnPolynomial(context, spec, layer, plan)
+    raise MalformedInput(f"plan and graph differ at layer {layer.name}")
 
 
 def _power(powers: list[native.Ciphertext], power: int, *, level: int) -> native.Ciphertext:

@@ -17,6 +17,7 @@ from tenseal import sealapi
 from tensorguard.errors import MalformedInput
 from tensorguard.moai import layout
 from tensorguard.moai.backends import uploads
+from tensorguard.moai.backends.base import LayoutUnsupported
 from tensorguard.moai.graph import Linear, Polynomial
 from tensorguard.moai.pack import VerifiedPack
 from tensorguard.moai.plan import LinearPlan, PolynomialPlan
@@ -45,7 +46,9 @@ class TenSealBackend:
     name = "tenseal"
 
     def load(self, pack: VerifiedPack) -> TenSealModel:
-        """Encode the pack's weights."""
+        """Encode the pack's weights. Raises `LayoutUnsupported` for one that is built for batches."""
+        if pack.spec.columns is not None:
+            raise LayoutUnsupported("this backend does not evaluate packs in columns")
         return TenSealModel(pack.spec)
 
 
@@ -80,7 +83,7 @@ class TenSealModel:
         parameters = self.spec.parameters
         if (keys.parameters_id, keys.rotations) != (parameters.id, self.spec.plan.rotations):
             raise ParametersMismatch("the evaluation keys are for another model")
-        blob = uploads.read_input(self.spec, frame, key_id=keys.key_id)
+        (blob,) = uploads.read_inputs(self.spec, frame, key_id=keys.key_id)
         values = self._seal.load(sealapi.Ciphertext, blob)
         for layer in self._layers:
             values = layer.evaluate(values, keys)

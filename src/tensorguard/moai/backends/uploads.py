@@ -45,20 +45,30 @@ def read_keys(spec: ModelSpec, frame: bytes) -> KeyBlobs:
     return KeyBlobs(parsed.key_id, galois, relinearisation)
 
 
-def read_input(spec: ModelSpec, frame: bytes, *, key_id: bytes) -> bytes:
-    """Validate a frame of one fresh ciphertext and return it. Raises a 4xx `TensorGuardError`.
+def read_inputs(spec: ModelSpec, frame: bytes, *, key_id: bytes) -> tuple[bytes, ...]:
+    """Validate a frame of fresh ciphertexts: one, or one for each column of a batch.
+
+    Raises a 4xx `TensorGuardError`.
 
     `key_id` is that of the evaluation keys: a ciphertext of another secret is a `WrongKey`.
     """
     parameters = spec.parameters
-    limit = HEADER_SIZE + 2 * parameters.levels * parameters.degree * _WORD + _SLACK
+    count = spec.columns or 1
+    entry = 2 * parameters.levels * parameters.degree * _WORD + _SLACK
     strict.refuse_secret_key(frame)
-    parsed = parse_frame(frame, kind=Kind.ciphertext, parameters_id=parameters.id, limit=limit)
+    parsed = parse_frame(
+        frame,
+        kind=Kind.ciphertext,
+        parameters_id=parameters.id,
+        limit=HEADER_SIZE + count * entry,
+        columns=spec.columns,
+    )
     for item in parsed.items:
         strict.refuse_secret_key(item)
     parsed = parsed.of_key(key_id)
-    if len(parsed.items) != 1:
+    if len(parsed.items) != count:
         raise MalformedInput("a ciphertext frame has one item")
-    return strict.parse_ciphertext(
-        parsed.items[0], parameters, level=parameters.levels, scale=parameters.scale
+    return tuple(
+        strict.parse_ciphertext(item, parameters, level=parameters.levels, scale=parameters.scale)
+        for item in parsed.items
     )
