@@ -24,6 +24,7 @@ from tensorguard.crypto.files import read_bounded
 from tensorguard.errors import TensorGuardError
 from tensorguard.keys.provider import (
     PREFIX_PATTERN,
+    KeyChanged,
     KeyCustodyDenied,
     KeyCustodyDown,
     KeyCustodySealed,
@@ -33,6 +34,7 @@ from tensorguard.keys.provider import (
 )
 
 MAX_TOKEN = 4096  # bytes
+COMMIT_FAILED: Final = "transaction commit failed"
 LOOK: Final = 1.0  # seconds between two looks at the token file
 RENEW_AGAIN: Final = 10.0  # seconds after a renewal that failed
 MOUNT: Final = 128  # characters of a mount path
@@ -223,6 +225,8 @@ def _translated(call: Callable[[], Any]) -> Any:
         raise KeyCustodyThrottled("Vault limits the rate of calls") from error
     except (vault.InvalidRequest, vault.InternalServerError) as error:
         reason = " ".join(map(str, error.errors or [])) or str(error)
+        if COMMIT_FAILED in f"{reason} {error}":  # of two writers at once, OpenBao fails one
+            raise KeyChanged("someone else changed this key at the same time") from error
         raise VaultRefused("Vault refused the request", reason=reason) from error
     except vault.InvalidPath:
         return None
