@@ -22,6 +22,7 @@ need python3-venv python3 -c 'import ensurepip, venv'
 if [ "$kind" = dev ]; then
   need git command -v git
   need postgresql has_postgresql
+  need curl command -v curl
   need softhsm2 command -v softhsm2-util
   need prometheus command -v prometheus
 fi

@@ -312,6 +312,8 @@ BACKEND_MODULES: Final[Mapping[str, str]] = {
 
 
 def _backend(settings: Settings, _: Probes) -> str | None:
+    if settings.moai_backend.startswith("unsafe"):
+        return None  # said by UNSAFE_COMPONENT
     module = BACKEND_MODULES.get(settings.moai_backend)
     if module is None:
         return f"TG_MOAI_BACKEND names {settings.moai_backend[:32]!r}, which does not exist."
@@ -474,7 +476,7 @@ GATES: Final = (
     ),
     Gate(
         "MOAI_BACKEND",
-        frozenset({Role.serving}),
+        frozenset({Role.platform, Role.serving}),
         "an FHE backend that does not exist or is not installed",
         "Set TG_MOAI_BACKEND to tenseal, or install tensorguard-moai-native for native.",
         _backend,

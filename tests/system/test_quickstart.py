@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from support.moai import installed_backends
+from support.production import free_port
 
 ROOT = Path(__file__).parents[2]
 
@@ -34,6 +35,9 @@ def quickstart(home: Path, *words: str) -> dict[str, Any]:
 @pytest.mark.xdist_group("quickstart")
 def test_the_arm_is_steered_encrypted_and_no_sample_is_lost(tmp_path: Path) -> None:
     home = tmp_path / "home"
+    home.mkdir(mode=0o700)
+    # ports of our own: another quickstart may run on this machine
+    (home / "ports.json").write_text(json.dumps([free_port(), free_port()]))
     first = quickstart(home, "--episodes", "5")
     assert first["samples_sent"] == first["samples_acked"] == first["samples_stored"] == 5 * 3 * 350
     gap = abs(first["return_encrypted"] - first["return_plaintext"])

@@ -75,7 +75,7 @@ def test_degree_27_is_evaluated_without_losing_digits_by_each_installed_backend(
             ready.client.decrypt(model.evaluate(keys, ready.client.encrypt(x)))[0] for x in rows
         ]
         error = np.sqrt(np.mean((np.array(found) - truth) ** 2))
-        assert predicted / 4 < error < 4 * predicted < 1e-5, name
+        assert predicted / 8 < error < 2 * predicted < 1e-5, name  # nine samples scatter
 
 
 def test_a_chebyshev_polynomial_beyond_its_interval_is_refused():

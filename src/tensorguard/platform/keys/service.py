@@ -56,7 +56,7 @@ DATA_KEY_PURPOSE: Final = "tenant-data"
 
 
 class RingExists(Conflict):
-    code = "key_exists"
+    code = "keyring_exists"
     remedy = "Choose another name, or rotate the key that exists."
 
 

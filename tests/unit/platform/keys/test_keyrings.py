@@ -241,7 +241,7 @@ def test_a_repeated_rotation_happens_once(
     taken = sqlite_platform.client.post(
         KEYS, json={"name": "release", "purpose": "pack-signing"}, headers=security
     )
-    assert (taken.status_code, taken.json()["code"]) == (409, "key_exists")
+    assert (taken.status_code, taken.json()["code"]) == (409, "keyring_exists")
 
 
 def test_unknown_keys_and_versions_are_404(
