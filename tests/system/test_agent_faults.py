@@ -18,7 +18,8 @@ from tensorguard.agent import Priority, Recorder
 SOAK = os.environ.get("TG_TEST_SOAK") == "1"
 PLATFORM_KILLS, CUTS, AGENT_KILLS = (20, 10, 10) if SOAK else (2, 2, 2)
 PAUSE = 1.0 if SOAK else 0.4
-SETTLE_SECONDS = 120.0 if SOAK else 60.0
+PACE = 0.4 if SOAK else 0.1  # the backlog of a long run must not outlast its patience
+SETTLE_SECONDS = 600.0 if SOAK else 120.0
 LINES = 100
 pytestmark = [pytest.mark.xdist_group("agent"), pytest.mark.timeout(1800 if SOAK else 300)]
 
@@ -62,7 +63,7 @@ class Producer(threading.Thread):
             with suppress(OSError, ValueError):  # the agent was killed: unknown what it took
                 if self._say(first) == LINES:
                     self.taken |= set(map(float, range(first, first + LINES)))
-            time.sleep(0.1)
+            time.sleep(PACE)
 
     def end(self) -> None:
         self._stop_saying.set()
