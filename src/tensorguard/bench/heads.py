@@ -6,7 +6,7 @@ All use one polynomial for a whole layer, so that a naive TenSEAL program can ev
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -24,13 +24,15 @@ _STEPS, _BATCH, _RATE = 1500, 256, 3e-3
 class Head:
     """A network with data to calibrate it and to measure it on.
 
-    Of an `elementwise` one the naive program evaluates the polynomial only.
+    Of an `elementwise` one the naive program evaluates the polynomial only. With `batch`, so many
+    inputs are evaluated together.
     """
 
     network: Network
     calibration: Floats
     inputs: Floats
     elementwise: bool = False
+    batch: int = 0
 
 
 def matvec(size: int, *, seed: int) -> Head:
@@ -81,6 +83,13 @@ def digits(*, seed: int, hidden: tuple[int, ...] = (32,)) -> Head:
             values = cubic(before)
         layers.append(Dense(f"dense{index}", np.asarray(weight, np.float64).T, bias, cubic))
     return Head(_network(tuple(layers), data, standardise=False), data, data[:64])
+
+
+def digits_batch(samples: int, *, seed: int) -> Head:
+    """Return the 64-32-10 classifier of digits, for batches of so many images."""
+    head = digits(seed=seed)
+    inputs = np.resize(head.calibration, (samples, head.calibration.shape[1]))
+    return replace(head, inputs=inputs, batch=samples)
 
 
 def chebyshev(degree: int) -> Head:

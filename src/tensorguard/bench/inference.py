@@ -19,14 +19,20 @@ import numpy.typing as npt
 
 from tensorguard.bench import heads
 from tensorguard.bench.heads import Head
-from tensorguard.bench.naive import NaivePolynomial, NaiveTenSeal
+from tensorguard.bench.naive import NaiveBatch, NaivePolynomial, NaiveTenSeal, in_batches
 from tensorguard.bench.report import Report, Result, commit, machine, ratios, versions
 from tensorguard.crypto.hybrid import SoftwareHybridSigner
 from tensorguard.crypto.trust import TrustStore
 from tensorguard.moai import pack
-from tensorguard.moai.backends.base import Backend, BackendUnusable, open_backend
+from tensorguard.moai.backends.base import (
+    Backend,
+    BackendUnusable,
+    LayoutUnsupported,
+    open_backend,
+)
 from tensorguard.moai.client import ClientKeys
 from tensorguard.moai.compile import build_pack, compile_network
+from tensorguard.moai.plan import Layout
 
 Floats = npt.NDArray[np.float64]
 Progress = Callable[[str], None]
@@ -43,10 +49,11 @@ CASES: Mapping[str, Callable[[int], Head]] = MappingProxyType(
         "mlp-64-32-10": lambda seed: heads.digits(seed=seed),
         "mlp-64-128-64-10": lambda seed: heads.digits(seed=seed, hidden=(128, 64)),
         "chebyshev-27": lambda _: heads.chebyshev(27),
+        "batch-digits-8192": lambda seed: heads.digits_batch(8192, seed=seed),
         "lora-384-r16": lambda seed: heads.adapter(384, 16, seed=seed),
     }
 )
-LONG = frozenset({"mlp-64-128-64-10"})  # half a minute for one round: not with `quick`
+LONG = frozenset({"mlp-64-128-64-10", "batch-digits-8192"})  # too long for `quick`
 _NATIVE = tuple(f"native-{name}" for name in KERNELS)
 BARS: Mapping[tuple[str, str, str], float] = MappingProxyType(
     {
@@ -55,6 +62,7 @@ BARS: Mapping[tuple[str, str, str], float] = MappingProxyType(
         ("matvec-256", "native-ifma", "cpu"): 45,
         **{("mlp-64-32-10", name, "cpu"): 10 for name in _NATIVE},
         **{("mlp-64-128-64-10", name, "cpu"): 12 for name in _NATIVE},
+        ("batch-digits-8192", "native-ifma", "cpu"): 10,
         **{("chebyshev-27", name, "cpu"): 2 for name in _NATIVE},
         **{("chebyshev-27", name, "error"): 100 for name in ("tenseal", *_NATIVE)},
     }
@@ -89,7 +97,8 @@ class Signed:
     def of(cls, head: Head) -> Signed:
         """Compile, sign and verify."""
         signer = SoftwareHybridSigner.generate()
-        compiled = compile_network(head.network, head.calibration)
+        layout: Layout = "columns" if head.batch else "blocks"
+        compiled = compile_network(head.network, head.calibration, layout=layout)
         data = build_pack(compiled, name="bench", version="1", signer=signer)
         trust = TrustStore.from_keys({"bench": signer.public_key})
         return cls(pack.verify(pack.read(data, limit=_PACK_LIMIT), trust))
@@ -126,6 +135,31 @@ class Ours:
         return self._client.decrypt(encrypted)
 
 
+class OursInBatches:
+    """The same for many samples; a frame holds as many as a ciphertext has slots."""
+
+    def __init__(self, signed: Signed, backend: Backend) -> None:
+        self._client = signed.client
+        self._model = backend.load(signed.pack)
+        self._keys = self._model.load_keys(signed.keys)
+        self._samples = signed.pack.spec.parameters.slots
+        self._rows = 0  # of what was encrypted last
+
+    def encrypt(self, x: Floats) -> list[bytes]:
+        """Return the frames of rows of raw inputs."""
+        self._rows = len(x)
+        return [self._client.encrypt_batch(part) for part in in_batches(x, self._samples)]
+
+    def evaluate(self, encrypted: list[bytes]) -> list[bytes]:
+        """Do what the server does."""
+        return [self._model.evaluate(self._keys, frame) for frame in encrypted]
+
+    def decrypt(self, encrypted: list[bytes]) -> Floats:
+        """Return the outputs by rows."""
+        parts = [self._client.decrypt_batch(x, samples=self._samples) for x in encrypted]
+        return np.concatenate(parts)[: self._rows]
+
+
 def backends() -> tuple[dict[str, Backend], list[str]]:
     """Return our backends by the name of their variant, and what this machine cannot run."""
     found, missing = {"tenseal": open_backend("tenseal")}, []
@@ -157,7 +191,9 @@ def run(
         except ImportError as error:
             missing.append(f"{case}: {error.name} is not installed")
             continue
-        results += _measure(case, head, ours, quick=quick)
+        found, cannot = _measure(case, head, ours, quick=quick)
+        results += found
+        missing += cannot
     return Report(
         bench="inference",
         commit=commit(),
@@ -172,15 +208,28 @@ def run(
     )
 
 
-def _measure(case: str, head: Head, ours: Mapping[str, Backend], *, quick: bool) -> list[Result]:
+def _naive(head: Head) -> NaiveTenSeal:
+    if head.batch:
+        return NaiveBatch(head.network)
+    return NaivePolynomial(head.network) if head.elementwise else NaiveTenSeal(head.network)
+
+
+def _measure(
+    case: str, head: Head, ours: Mapping[str, Backend], *, quick: bool
+) -> tuple[list[Result], list[str]]:
     signed, network = Signed.of(head), head.network
-    naive = NaivePolynomial(network) if head.elementwise else NaiveTenSeal(network)
+    naive, missing = _naive(head), []
     variants: dict[str, Variant[Any]] = {"tenseal-naive": naive}
-    variants |= {name: Ours(signed, backend) for name, backend in ours.items()}
+    for name, backend in ours.items():
+        try:
+            variants[name] = (OursInBatches if head.batch else Ours)(signed, backend)
+        except LayoutUnsupported as refusal:
+            missing.append(f"{case} {name}: {refusal}")
     values: dict[tuple[str, str, str], list[float]] = {}
     for turn in range(1 + (QUICK_ROUNDS if quick else ROUNDS)):  # the first round warms up
-        x = head.inputs[turn % len(head.inputs)]
-        truth = network.raw(x[None])[0] * network.output_scale + network.output_offset
+        x = head.inputs if head.batch else head.inputs[turn % len(head.inputs)]
+        rows = network.raw(np.atleast_2d(x)) * network.output_scale + network.output_offset
+        truth = rows if head.batch else rows[0]
         for name, variant in variants.items():
             if quick and variant is naive and turn != 1:
                 continue
@@ -196,4 +245,4 @@ def _measure(case: str, head: Head, ours: Mapping[str, Backend], *, quick: bool)
                     ((name, "error", "max abs"), error),
                 ):
                     values.setdefault(key, []).append(value)
-    return [Result.of(case, *key, found) for key, found in values.items()]
+    return [Result.of(case, *key, found) for key, found in values.items()], missing

@@ -73,6 +73,56 @@ class NaivePolynomial(NaiveTenSeal):
         return vector.polyval(self._coefficients)
 
 
+class NaiveBatch(NaiveTenSeal):
+    """A batch as TenSEAL users write it: a vector of samples for each feature, sums in Python."""
+
+    def __init__(self, network: Network) -> None:
+        self._network = network
+        depth = sum(1 + _polyval_depth(x.activation) for x in network.layers)
+        self._context = _context(depth)
+        self._samples = _ring(depth)[0] // 2
+
+    def encrypt(self, x: Floats) -> Any:
+        """Encrypt rows of raw inputs, standardised, in as many batches as it takes."""
+        values = (x - self._network.mean) / self._network.std
+        return [
+            [tenseal.ckks_vector(self._context, column.tolist()) for column in part.T]
+            for part in in_batches(values, self._samples)
+        ]
+
+    def evaluate(self, vector: Any) -> Any:
+        """Evaluate the network on encrypted columns."""
+        return [self._evaluate(batch) for batch in vector]
+
+    def _evaluate(self, vector: Any) -> Any:
+        for layer in self._network.layers:
+            vector = [
+                _weighted(vector, row.tolist()) + float(bias)
+                for row, bias in zip(layer.weight, layer.bias, strict=True)
+            ]
+            if layer.activation is not None:
+                vector = [x.polyval(list(layer.activation.coefficients)) for x in vector]
+        return vector
+
+    def decrypt(self, vector: Any) -> Floats:
+        """Return the outputs, rescaled, by rows."""
+        batches = [np.stack([np.array(x.decrypt()) for x in batch], axis=1) for batch in vector]
+        values = np.concatenate(batches)
+        return np.asarray(values * self._network.output_scale + self._network.output_offset)
+
+
+def in_batches(rows: Floats, samples: int) -> list[Floats]:
+    """Cut rows into parts of at most so many samples."""
+    return [rows[start : start + samples] for start in range(0, len(rows), samples)]
+
+
+def _weighted(columns: list[Any], weights: list[float]) -> Any:
+    total = columns[0] * weights[0]
+    for column, weight in zip(columns[1:], weights[1:], strict=True):
+        total += column * weight
+    return total
+
+
 def _context(depth: int) -> Any:
     degree, scale = _ring(depth)
     bits = [scale + HEADROOM_BITS, *[scale] * depth, scale + HEADROOM_BITS]

@@ -61,6 +61,20 @@ def test_a_long_case_is_left_out_of_a_quick_run_and_named():
     assert not report.results
 
 
+def test_batches_are_measured_on_native_and_missing_on_tenseal():
+    def batch(seed):
+        head = heads.reacher_policy(seed=seed)
+        return replace(head, inputs=head.inputs[:20], batch=20)
+
+    report = inference.run(quick=True, progress=lambda _: None, cases={"batch": batch})
+    assert any(line.startswith("batch tenseal: ") for line in report.missing)
+    errors = {row.variant: row.median for row in report.results if row.metric == "error"}
+    natives = {name for name in inference.backends()[0] if name.startswith("native")}
+    assert set(errors) == {"tenseal-naive", *natives}
+    assert errors.pop("tenseal-naive") < 1e-2
+    assert all(error < 1e-4 for error in errors.values())
+
+
 def test_the_naive_polynomial_is_the_same_polynomial():
     head = heads.chebyshev(5)
     naive = NaivePolynomial(head.network)
