@@ -25,6 +25,7 @@ from tensorguard.crypto.hybrid import SoftwareHybridSigner
 from tensorguard.moai.compile.build import build_pack, compile_network
 from tensorguard.moai.compile.network import Activation, Dense, Network
 from tensorguard.moai.pack import read
+from tensorguard.moai.plan import Layout
 from tensorguard.wire.grants import TYPE
 
 FEATURES, HIDDEN, OUTPUTS = 4, 4, 2
@@ -52,12 +53,17 @@ def network(seed: int, *, squared: bool = False) -> Network:
 
 
 def pack_bytes(
-    signer: SoftwareHybridSigner, model: Network, *, name: str, version: str = "1.0"
+    signer: SoftwareHybridSigner,
+    model: Network,
+    *,
+    name: str,
+    version: str = "1.0",
+    layout: Layout = "blocks",
 ) -> bytes:
     """Return a signed pack of `model`, calibrated on the cube [-1, 1]."""
     calibration = np.random.default_rng(0).uniform(-1, 1, size=(256, FEATURES))
     calibration[0], calibration[1] = -1, 1
-    compiled = compile_network(model, calibration)
+    compiled = compile_network(model, calibration, layout=layout)
     return build_pack(compiled, name=name, version=version, signer=signer)
 
 
@@ -125,9 +131,11 @@ class Site:
     def trust(self) -> Path:
         return self.home / "trust"
 
-    def add(self, name: str, model: Network, *, version: str = "1.0") -> str:
+    def add(
+        self, name: str, model: Network, *, version: str = "1.0", layout: Layout = "blocks"
+    ) -> str:
         """Put a pack into the folder, whole at once. Returns its id."""
-        data = pack_bytes(self.signer, model, name=name, version=version)
+        data = pack_bytes(self.signer, model, name=name, version=version, layout=layout)
         temporary = self.packs / f".{name}-{version}"
         temporary.write_bytes(data)
         temporary.rename(self.packs / f"{name}-{version}.moai")

@@ -31,6 +31,9 @@ Degree = Annotated[
     typer.Option(help="Degree of all activations: 2, 3, 5, 7, 15 or 27. Default: least."),
 ]
 Refit = Annotated[bool, typer.Option("--refit-last", help="Refit the last layer afterwards.")]
+Batch = Annotated[
+    bool, typer.Option("--batch", help="For batches of samples; needs the native backend.")
+]
 Trust = Annotated[
     Path | None, typer.Option(help="Folder of trusted *.pub.json. Default: TG_TRUST_STORE.")
 ]
@@ -80,6 +83,7 @@ def build(
     error_budget: Budget = 0.05,
     degree: Degree = None,
     refit_last: Refit = False,
+    batch: Batch = False,
     report: Report = None,
     as_json: AsJson = False,
 ) -> None:
@@ -95,6 +99,7 @@ def build(
             error_budget=error_budget,
             degree=degree,
             refit_last=refit_last,
+            layout="columns" if batch else "blocks",
         )
         data = compiler.build_pack(compiled, name=name, version=version, signer=signer)
     write_atomic(out, data, mode=0o644)

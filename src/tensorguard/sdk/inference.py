@@ -244,12 +244,27 @@ class EncryptedModel:
         Values outside the calibrated range raise `InputOutOfRange`, or are clipped. Raises
         `ModelChanged` when the gateway now serves another pack under this name.
         """
+        keys = self._keys.keys
+        return self._predict(lambda: keys.encrypt(x, out_of_range=out_of_range), keys.decrypt)
+
+    def predict_batch(self, x: npt.ArrayLike, *, out_of_range: OutOfRange = "refuse") -> Floats:
+        """Return the outputs (n, outputs) for rows of inputs (n, features): one request.
+
+        The model's pack is one that is built for batches (`NotForBatches`), n at most its slots.
+        """
+        keys, rows = self._keys.keys, np.asarray(x, dtype=np.float64)
+        return self._predict(
+            lambda: keys.encrypt_batch(rows, out_of_range=out_of_range),
+            lambda frame: keys.decrypt_batch(frame, samples=len(rows)),
+        )
+
+    def _predict(self, encrypt: Callable[[], bytes], decrypt: Callable[[bytes], Floats]) -> Floats:
         began = time.perf_counter()
-        frame = self._keys.keys.encrypt(x, out_of_range=out_of_range)
+        frame = encrypt()
         encrypted = time.perf_counter()
         answer = self._evaluate(frame)
         received = time.perf_counter()
-        values = self._keys.keys.decrypt(answer.body)
+        values = decrypt(answer.body)
         done = time.perf_counter()
         said = read_server_timing(answer.headers.get(TIMING_HEADER, ""))
         self.last_timing = Timing(
