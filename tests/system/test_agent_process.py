@@ -23,7 +23,7 @@ from support.production import BIN, process_environment
 MEGABYTE = 1_000_000
 HEAVY = {"fastapi", "starlette", "sqlalchemy", "alembic", "tenseal", "numpy", "psycopg", "uvicorn"}
 UNIT = Path(__file__).parents[2] / "packaging/systemd/tensorguard-agent.service"
-pytestmark = pytest.mark.xdist_group("agent")
+pytestmark = pytest.mark.xdist_group("agent-process")
 
 
 @pytest.fixture(scope="module")

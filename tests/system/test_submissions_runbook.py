@@ -17,7 +17,7 @@ from support.production import process_environment
 RUNBOOK = Path(__file__).parents[2] / "docs/runbooks/failed-submissions.md"
 BLOCK = re.compile(r"^## \d\. (.+?)$|^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 DAY = 86_400_000_000_000
-pytestmark = pytest.mark.xdist_group("agent")
+pytestmark = pytest.mark.xdist_group("agent-process")
 
 
 def blocks() -> list[tuple[str, str]]:
