@@ -13,7 +13,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Column, Engine, MetaData, TypeDecorator, func, select
 from sqlalchemy import types as sql_types
 
-from tensorguard.platform.db import revision, tables
+from tensorguard.platform.db import revision, served, tables
 from tensorguard.platform.db.base import Base
 from tensorguard.platform.db.engine import engine_for
 
@@ -100,8 +100,9 @@ def empty(engine: Engine) -> None:
                 connection.execute(table.delete())
 
 
-def test_one_head() -> None:
-    assert len(ScriptDirectory.from_config(revision.config_for()).get_heads()) == 1
+def test_one_head_and_servers_know_it_without_the_migration_tool() -> None:
+    heads = ScriptDirectory.from_config(revision.config_for()).get_heads()
+    assert heads == [served.head()]
 
 
 def test_the_models_match(engine: Engine) -> None:

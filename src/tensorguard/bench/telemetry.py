@@ -1,7 +1,7 @@
 """Telemetry beside what others write: the same batches into the same table of the same database.
 
 `copy` is the ceiling: all rows of a run in one binary COPY, one transaction, over one connection.
-Everything else is HTTP with 32 connections. `otlp`, `remote-write` and `json` go to a real platform,
+Everything else is HTTP, with 32 connections for `wide` and 16 for `tall`. `otlp`, `remote-write` and `json` go to a real platform,
 which also checks who sends, keeps newest values, and stores every batch once; the peers do not.
 PostgreSQL runs with fsync and synchronous_commit; client, server and database share the machine.
 """
@@ -162,7 +162,7 @@ def _warm(bench: Bench, generators: dict[Shape, Generator]) -> None:
     for generator in generators.values():
         for variant in VARIANTS[1:]:
             requests = _requests(bench, variant, generator, generator.fill(32))
-            load.send(bench.target(variant).port, requests)
+            load.send(bench.target(variant).port, requests, connections=generator.shape.connections)
     _empty(bench)
 
 
@@ -185,7 +185,7 @@ def _measure(
         requests = _requests(bench, variant, generator, fillings)
         target = bench.target(variant)
         cpu = _cpu(bench, target)
-        outcome = load.send(target.port, requests)
+        outcome = load.send(target.port, requests, connections=generator.shape.connections)
         latencies, seconds = outcome.latencies, outcome.seconds
     after = _cpu(bench, None if variant.render is None else bench.target(variant))
     _check_stored(bench, rows)

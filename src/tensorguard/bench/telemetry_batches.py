@@ -18,7 +18,6 @@ from cramjam import snappy
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 
 MILLISECOND: Final = 1_000_000
-ROBOTS: Final = 8
 MARK: Final = 0x0123_4567_0000_0000  # where times go; the low half counts the points
 VARINT_MILLISECONDS: Final = 6  # bytes, until the year 2109
 
@@ -29,11 +28,13 @@ Integers = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """How many series and times a batch has."""
+    """How many series and times a batch has, from how many robots, over how many connections."""
 
     case: str
     series: int
     times: int
+    robots: int
+    connections: int
 
     @property
     def rows(self) -> int:
@@ -41,8 +42,8 @@ class Shape:
         return self.series * self.times
 
 
-WIDE: Final = Shape("intake-wide", 10, 50)
-TALL: Final = Shape("intake-tall", 1000, 1)
+WIDE: Final = Shape("intake-wide", 10, 50, robots=8, connections=32)
+TALL: Final = Shape("intake-tall", 1000, 1, robots=2, connections=16)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,13 +63,13 @@ class Generator:
         self._random = np.random.default_rng(seed)
         self._start = start
         self._count = 0
-        self._otlp = [_Otlp.of(shape, robot) for robot in range(ROBOTS)]
-        self._write = [_RemoteWrite.of(shape, robot) for robot in range(ROBOTS)]
+        self._otlp = [_Otlp.of(shape, robot) for robot in range(shape.robots)]
+        self._write = [_RemoteWrite.of(shape, robot) for robot in range(shape.robots)]
 
     def fill(self, count: int) -> Iterator[Filling]:
         """Yield the next `count` fillings."""
         for _ in range(count):
-            robot, turn = self._count % ROBOTS, self._count // ROBOTS
+            robot, turn = self._count % self.shape.robots, self._count // self.shape.robots
             self._count += 1
             first = self._start + turn * self.shape.times * 20 * MILLISECOND
             moments = first + np.arange(self.shape.times, dtype=np.int64) * 20 * MILLISECOND

@@ -13,7 +13,6 @@ import uvloop
 
 from tensorguard.errors import TensorGuardError
 
-CONNECTIONS: Final = 32
 SECONDS: Final = 60.0  # for one run
 HEAD_END: Final = b"\r\n\r\n"
 
@@ -87,7 +86,7 @@ class _Caller(asyncio.Protocol):
             self.done.set_exception(LoadFailed(f"the server closed the connection: {exc}"))
 
 
-def send(port: int, requests: Sequence[bytes], *, connections: int = CONNECTIONS) -> Outcome:
+def send(port: int, requests: Sequence[bytes], *, connections: int) -> Outcome:
     """Send all requests; return the times. Raises `LoadFailed` for any answer but success."""
     return uvloop.run(_send(port, deque(requests), connections))
 

@@ -20,8 +20,8 @@ from tensorguard.bench.telemetry_load import LoadFailed
 from tensorguard.bench.telemetry_platform import Prepared
 from tensorguard.platform.db.engine import engine_for
 from tensorguard.platform.db.tables.people import Tenant
-from tensorguard.platform.telemetry.cache import KnownDays
-from tensorguard.platform.telemetry.points import Identity, Kind
+from tensorguard.platform.telemetry.cache import Identity, KnownDays
+from tensorguard.platform.telemetry.points import Kind
 from tensorguard.platform.telemetry.repository import SeriesRepository
 from tensorguard.platform.telemetry.rows import Rows
 from tensorguard.platform.telemetry.stores import SAMPLES, PostgresSamples
@@ -99,7 +99,7 @@ def _load(prepared: Prepared, rows: int) -> list[int]:
         with sessions.begin() as session:
             tenant = session.query(Tenant).filter_by(name="bench").one()
             identities = [
-                Identity(METRIC, "rad", Kind.gauge, (("joint", str(number)),))
+                Identity.of(METRIC, "rad", Kind.gauge, {"joint": str(number)})
                 for number in range(SERIES)
             ]
             made = SeriesRepository(session, tenant_id=tenant.id).resolve(

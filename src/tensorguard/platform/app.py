@@ -22,7 +22,7 @@ from tensorguard.observability.metrics import Metrics
 from tensorguard.platform import outage
 from tensorguard.platform.audit.endpoints import router as audit
 from tensorguard.platform.audit.periodic import periodic_heads
-from tensorguard.platform.db import revision
+from tensorguard.platform.db import served
 from tensorguard.platform.db.engine import open_engine
 from tensorguard.platform.devices.endpoints import router as devices
 from tensorguard.platform.health import router as health
@@ -35,6 +35,7 @@ from tensorguard.platform.packs.endpoints import router as packs
 from tensorguard.platform.secrets import Secrets
 from tensorguard.platform.state import PlatformState
 from tensorguard.platform.telemetry import background as telemetry_background
+from tensorguard.platform.telemetry.arrivals import router as arrivals
 from tensorguard.platform.telemetry.callers import StillAllowed
 from tensorguard.platform.telemetry.endpoints import router as telemetry
 from tensorguard.platform.telemetry.parts import TelemetryParts
@@ -56,6 +57,7 @@ PUBLIC_ROUTES: Final = frozenset(
 )
 
 ROUTERS: Final[tuple[APIRouter, ...]] = (
+    arrivals,  # first: the router asks each in turn, and these come hundreds of times a second
     health,
     people,
     audit,
@@ -77,7 +79,7 @@ BACKGROUND: Final[tuple[Background, ...]] = (
     telemetry_background.writer,
 )
 
-PROBES: Final = Probes(key_provider=self_test.probe, database_revision=revision.probe)
+PROBES: Final = Probes(key_provider=self_test.probe, database_revision=served.probe)
 
 
 def _now() -> datetime:

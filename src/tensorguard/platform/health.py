@@ -8,7 +8,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from tensorguard.errors import TensorGuardError
 from tensorguard.keys import self_test
 from tensorguard.observability.metrics import CONTENT_TYPE
-from tensorguard.platform.db import revision
+from tensorguard.platform.db import served
 from tensorguard.platform.state import PlatformState, state_of
 
 router = APIRouter(tags=["health"])
@@ -40,10 +40,10 @@ def metrics(request: Request) -> Response:
 
 def _database(state: PlatformState) -> str:
     try:
-        found = revision.current(state.engine)
+        found = served.current(state.engine)
     except (SQLAlchemyError, OSError):
         return "unreachable"
-    return "ok" if found == revision.head() else "not at the newest migration"
+    return "ok" if found == served.head() else "not at the newest migration"
 
 
 def _key_provider(state: PlatformState) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from typing import Final
 
 import uvicorn
@@ -13,6 +14,9 @@ TLS_PORT: Final = 8443
 PLAIN_PORT: Final = 8080  # behind a proxy that ends TLS, or in development
 SHUTDOWN_SECONDS: Final = 30  # for requests in flight
 
+M_TRIM_THRESHOLD, M_ARENA_MAX = -1, -8  # malloc.h
+TRIM_BYTES: Final = 1 << 20
+
 
 def serve(host: str, port: int | None) -> None:
     """Serve on `host` and `port`. Exits with status 78 when a gate refuses.
@@ -20,6 +24,7 @@ def serve(host: str, port: int | None) -> None:
     Behind a declared TLS proxy on this host its X-Forwarded-For names the client, which sign-in
     throttling counts by; uvicorn trusts that header from 127.0.0.1 only.
     """
+    _share_memory()
     app = create_app()
     state: PlatformState = app.state.platform
     settings = state.settings
@@ -36,3 +41,11 @@ def serve(host: str, port: int | None) -> None:
         server_header=False,
         timeout_graceful_shutdown=SHUTDOWN_SECONDS,
     )
+
+
+def _share_memory() -> None:
+    """Let all threads free into one pool: glibc keeps one for each, and gives none of them back."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(M_ARENA_MAX, 1)
+        mallopt(M_TRIM_THRESHOLD, TRIM_BYTES)

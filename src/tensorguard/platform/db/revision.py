@@ -7,15 +7,14 @@ from contextlib import contextmanager
 
 from alembic import command
 from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
 from alembic.util.exc import CommandError
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from tensorguard.errors import ConfigurationError, TensorGuardError
-from tensorguard.platform.db.engine import open_engine
-from tensorguard.settings import Settings
+from tensorguard.errors import ConfigurationError
+from tensorguard.platform.db.served import current, head
+
+__all__ = ["MigrationFailed", "check", "config_for", "current", "downgrade", "head", "upgrade"]
 
 ADVISORY_LOCK = 0x54_47_4D_49_47  # "TGMIG": one migration at a time in one database
 LOCK_TIMEOUT = "5s"  # a migration that waits longer blocks every reader behind it
@@ -34,20 +33,6 @@ def config_for(connection: Connection | None = None) -> Config:
     if connection is not None:
         config.attributes["connection"] = connection
     return config
-
-
-def head() -> str:
-    """Return the newest revision that this package knows."""
-    found = ScriptDirectory.from_config(config_for()).get_current_head()
-    if found is None:
-        raise MigrationFailed("this package carries no migration")
-    return found
-
-
-def current(engine: Engine) -> str | None:
-    """Return the revision of the database, or None when it is empty."""
-    with engine.connect() as connection:
-        return MigrationContext.configure(connection).get_current_revision()
 
 
 @contextmanager
@@ -90,18 +75,3 @@ def check(engine: Engine) -> str:
     with _migrating(engine) as config:
         command.check(config)
     return found
-
-
-def probe(settings: Settings) -> str | None:
-    """Say why the database cannot be served from, or None; for the DATABASE_REVISION gate."""
-    try:
-        engine = open_engine(settings)
-        found = current(engine)
-        engine.dispose()
-    except TensorGuardError as error:
-        return f"The database cannot be used: {error}."
-    except (SQLAlchemyError, OSError):
-        return "The database cannot be reached."
-    if found != head():
-        return f"The database is at {found or 'no revision'}, not at {head()}."
-    return None

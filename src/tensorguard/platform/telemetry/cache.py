@@ -7,9 +7,14 @@ goes with the older one.
 
 from __future__ import annotations
 
+import hashlib
+import sys
 from collections.abc import Hashable, Iterable, Mapping
+from dataclasses import dataclass
 from threading import Lock
 from typing import Final, Generic, TypeVar
+
+from tensorguard.crypto import canonical
 
 CAPACITY: Final = 20_000  # entries of a generation; about half a kilobyte each
 
@@ -53,16 +58,50 @@ class Generations(Generic[K, V]):
         self.young, self._old = {}, {}
 
 
+MAX_PENDING: Final = 4_000  # of a generation; a few kilobytes each
+
 RawKey = tuple[int, Hashable]  # the context's number, and what tells series apart within it
 SeriesKey = tuple[str, bytes]  # tenant, SHA-256 of the identity
 
 
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What makes two samples belong to the same series. `labels` is canonical JSON: it is small."""
+
+    name: str
+    unit: str
+    kind: str
+    labels: bytes
+    key: bytes
+
+    @classmethod
+    def of(cls, name: str, unit: str, kind: str, labels: Mapping[str, str]) -> Identity:
+        """Return the identity; its key is the SHA-256 over the canonical form of all four."""
+        encoded = canonical.encode(dict(labels))
+        head = canonical.encode([name, unit, str(kind)])
+        digest = hashlib.sha256(b"".join((head[:-1], b",", encoded, b"]"))).digest()
+        return cls(sys.intern(name), sys.intern(unit), kind, encoded, digest)
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """A series whose id is not known here, and the bytes under which to remember it."""
+
+    identity: Identity
+    raw: RawKey | None = None
+
+
 class KnownSeries:
-    """Ids of committed series, by their identity and by the bytes that name them."""
+    """Ids of committed series, by their identity and by the bytes that name them.
+
+    `pending` are series on their way: of many requests that bring the same new series at once, one
+    reads its labels.
+    """
 
     def __init__(self, capacity: int = CAPACITY) -> None:
         self.raw: Generations[RawKey, int] = Generations(capacity)
         self._by_key: Generations[SeriesKey, int] = Generations(capacity)
+        self.pending: Generations[RawKey, Pending] = Generations(MAX_PENDING)
         self._contexts: Generations[Hashable, int] = Generations(capacity)
         self._next = 0
         self._lock = Lock()

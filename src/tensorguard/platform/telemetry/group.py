@@ -149,7 +149,7 @@ class GroupWriter:
             used = {slot for slot in points.series if slot < 0}
             used |= {slot for slot, _, _ in points.documents if slot < 0}
             for place, pending in enumerate(points.pending):
-                key = pending.identity.key() if -1 - place in used else None
+                key = pending.identity.key if -1 - place in used else None
                 keys[-1].append(key)
                 if key is not None:
                     wanted.setdefault(tenant_id, {})[key] = (tenant_id, pending.identity)
@@ -182,8 +182,9 @@ class GroupWriter:
             for batch, batch_keys in zip(batches, keys, strict=True):
                 ids = found.get(batch.sender.tenant_id, {})
                 for pending, key in zip(batch.points.pending, batch_keys, strict=False):
-                    for raw in pending.raw if key is not None else ():
-                        self.series.raw.put(raw, ids[key or b""])
+                    if key is not None and pending.raw is not None:
+                        self.series.raw.put(pending.raw, ids[key])
+                        self.series.pending.drop(pending.raw)
 
         event.listen(session, "after_commit", committed, once=True)
 

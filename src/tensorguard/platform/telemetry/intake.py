@@ -32,7 +32,7 @@ from tensorguard.wire.telemetry import MAX_LISTED, Answer, Rejection
 
 log = logging.getLogger(__name__)
 
-MAX_GROUP_ROWS: Final = 50_000
+MAX_GROUP_ROWS: Final = 20_000
 MAX_GROUP: Final = 512  # batches
 STOP_SECONDS: Final = 30.0
 REFUSED_BY_DATABASE: Final = "the database does not take it"

@@ -270,9 +270,10 @@ def _run(body: bytes, entry: int, time: int, step: int, end: int) -> int:
     block = np.frombuffer(body, dtype=np.uint8, count=count * step, offset=entry)
     rows = block.reshape(count, step)
     same = rows == rows[0]
+    begin = time - 8 if time > 9 and body[entry + time - 9] == START_TAG else time + 1
+    same[:, begin:time] = True  # a start time
     same[:, time + 1 : time + 9] = True
     same[:, time + 10 : time + 18] = True
-    if body[entry + time - 9] == START_TAG and time > 9:  # a start time
-        same[:, time - 8 : time] = True
-    good = same.all(axis=1)
-    return count if good.all() else int(good.argmin())
+    if same.all():
+        return count
+    return int(same.all(axis=1).argmin())

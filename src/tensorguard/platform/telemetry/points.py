@@ -9,21 +9,19 @@ Two samples belong to the same series when name, unit, kind and all labels are e
 
 from __future__ import annotations
 
-import hashlib
 import math
 import re
 from array import array
 from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final, NamedTuple
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
-from tensorguard.crypto import canonical
 from tensorguard.errors import InputError, TooLarge
-from tensorguard.platform.telemetry.cache import KnownSeries, RawKey
+from tensorguard.platform.telemetry.cache import Identity, KnownSeries, Pending, RawKey
 from tensorguard.wire.telemetry import (
     MAX_LABEL_KEY,
     MAX_LABEL_VALUE,
@@ -83,19 +81,6 @@ class Kind(StrEnum):
     summary = "summary"
 
 
-class Identity(NamedTuple):
-    """What makes two samples belong to the same series. `labels` are sorted by name."""
-
-    name: str
-    unit: str
-    kind: Kind
-    labels: tuple[tuple[str, str], ...]
-
-    def key(self) -> bytes:
-        """Return the SHA-256 over the canonical form of all four."""
-        return hashlib.sha256(canonical.encode([*self[:3], dict(self.labels)])).digest()
-
-
 @dataclass(frozen=True, slots=True)
 class Rules:
     """What is taken now from this caller. Times are nanoseconds since 1970."""
@@ -111,14 +96,6 @@ class Rules:
     def too_many_labels(self) -> str:
         """The reason why a series with too many labels is refused."""
         return f"it has more than {self.max_labels} labels"
-
-
-@dataclass(slots=True)
-class Pending:
-    """A series whose id is not known here, and the bytes under which to remember it."""
-
-    identity: Identity
-    raw: list[RawKey] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,17 +142,31 @@ class Points:
     def find(self, raw: RawKey) -> int | None:
         """Return the series that was sent as `raw` before, in this request or an earlier one."""
         found = self.known.raw.get(raw)
-        return self._raw.get(raw) if found is None else found
+        if found is None:
+            found = self._raw.get(raw)
+        if found is None:
+            pending = self.known.pending.get(raw)
+            if pending is not None:
+                found = self._await(raw, pending)
+        return found
 
     def learn(
         self, raw: RawKey, name: str, unit: str, kind: Kind, labels: Mapping[str, str]
     ) -> int:
         """Return a new series, known as `raw` from its commit on. Raises `NotPlain`."""
-        slot = self.slot(name, unit, kind, labels)
-        if isinstance(slot, str):
+        if len(labels) > self.rules.max_labels:
             raise NotPlain
-        self.pending[-1 - slot].raw.append(raw)
-        self._raw[raw] = slot
+        try:
+            identity = _identity(name, unit, kind, labels, self.rules.device_id)
+        except Refused as refused:
+            raise NotPlain from refused
+        pending = Pending(identity, raw)
+        self.known.pending.put(raw, pending)
+        return self._await(raw, pending)
+
+    def _await(self, raw: RawKey, pending: Pending) -> int:
+        self.pending.append(pending)
+        slot = self._raw[raw] = -len(self.pending)
         return slot
 
     def slot(self, name: str, unit: str, kind: Kind, labels: Mapping[str, str]) -> int | str:
@@ -282,7 +273,7 @@ def _identity(
     if size > MAX_LABEL_BYTES:
         raise Refused(f"its labels have more than {MAX_LABEL_BYTES} bytes together")
     owned = _owned(dict(labels), device_id)
-    return Identity(name, unit, kind, tuple(sorted(owned.items())))
+    return Identity.of(name, unit, kind, owned)
 
 
 def _owned(labels: dict[str, str], device_id: str | None) -> dict[str, str]:

@@ -24,7 +24,8 @@ from tensorguard.platform.db.tables.telemetry import (
     Series,
     Submission,
 )
-from tensorguard.platform.telemetry.points import DEVICE_LABEL, Identity, Letter
+from tensorguard.platform.telemetry.cache import Identity
+from tensorguard.platform.telemetry.points import DEVICE_LABEL, Letter
 from tensorguard.wire.telemetry import Answer, Rejection
 
 CHUNK = 500  # keys in one statement; SQLite takes 32,766 parameters
@@ -168,7 +169,7 @@ class SeriesRepository:
 
     def resolve(self, identities: Sequence[Identity], *, now: datetime) -> dict[bytes, int]:
         """Return the ids of all `identities` by their keys; series that are new are made."""
-        by_key = {identity.key(): identity for identity in identities}
+        by_key = {identity.key: identity for identity in identities}
         found = self._ids(by_key)
         missing = sorted(by_key.keys() - found.keys())  # one order for all: no deadlock
         if missing:
@@ -186,21 +187,24 @@ class SeriesRepository:
         return found
 
     def _create(self, series: Sequence[tuple[bytes, Identity]], now: datetime) -> None:
-        rows = [
-            {
-                "tenant_id": self._tenant_id,
-                "device_id": dict(identity.labels).get(DEVICE_LABEL),
-                "name": identity.name,
-                "unit": identity.unit,
-                "kind": str(identity.kind),
-                "labels": dict(identity.labels),
-                "key": key,
-                "created": now,
-            }
-            for key, identity in series
-        ]
         maker = postgresql.insert if self._on_postgresql else sqlite.insert
-        self._session.connection().execute(maker(Series).on_conflict_do_nothing(), rows)
+        statement, connection = maker(Series).on_conflict_do_nothing(), self._session.connection()
+        for begin in range(0, len(series), CHUNK):
+            rows = [
+                {
+                    "tenant_id": self._tenant_id,
+                    "device_id": labels.get(DEVICE_LABEL),
+                    "name": identity.name,
+                    "unit": identity.unit,
+                    "kind": str(identity.kind),
+                    "labels": labels,
+                    "key": key,
+                    "created": now,
+                }
+                for key, identity in series[begin : begin + CHUNK]
+                for labels in [msgspec.json.decode(identity.labels, type=dict[str, str])]
+            ]
+            connection.execute(statement, rows)
 
     @property
     def _on_postgresql(self) -> bool:
