@@ -194,7 +194,7 @@ class Settings:
         "TG_AGENT_SPOOL_BYTES", 256 * MIB, "samples that the agent keeps until they are delivered"
     )
     agent_batch_rows: int = _limit(
-        "TG_AGENT_BATCH_ROWS", 500, "samples of one request, at most 1000"
+        "TG_AGENT_BATCH_ROWS", 1000, "samples of one request, at most 1000"
     )
     agent_interval_seconds: int = _limit(
         "TG_AGENT_INTERVAL_SECONDS", 1, "how long the agent collects before it sends"
@@ -256,7 +256,7 @@ class Settings:
         "TG_MAX_EXPORT_POINTS", 10_000_000, "samples of one CSV or Parquet export"
     )
     max_query_points: int = _limit("TG_MAX_QUERY_POINTS", 11_000, "points that one query returns")
-    max_page: int = _limit("TG_MAX_PAGE", 500, "items on one page of a list")
+    max_page: int = _limit("TG_MAX_PAGE", 1000, "items on one page of a list")
 
     malformed: Mapping[str, str] = field(default_factory=dict)
 

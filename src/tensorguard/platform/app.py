@@ -39,6 +39,8 @@ from tensorguard.platform.telemetry.arrivals import router as arrivals
 from tensorguard.platform.telemetry.callers import StillAllowed
 from tensorguard.platform.telemetry.endpoints import router as telemetry
 from tensorguard.platform.telemetry.parts import TelemetryParts
+from tensorguard.platform.telemetry.policies import router as telemetry_policies
+from tensorguard.platform.telemetry.prometheus_endpoints import router as prometheus
 from tensorguard.platform.telemetry.submissions import router as submissions
 from tensorguard.platform.tenant_secrets.endpoints import router as tenant_secrets
 from tensorguard.platform.users.endpoints import router as people
@@ -62,6 +64,8 @@ ROUTERS: Final[tuple[APIRouter, ...]] = (
     people,
     audit,
     telemetry,
+    telemetry_policies,
+    prometheus,
     submissions,
     devices,
     certificates,
@@ -77,6 +81,7 @@ BACKGROUND: Final[tuple[Background, ...]] = (
     periodic_heads,
     key_policies,
     telemetry_background.writer,
+    telemetry_background.sweeper,
 )
 
 PROBES: Final = Probes(key_provider=self_test.probe, database_revision=served.probe)

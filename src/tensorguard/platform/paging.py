@@ -54,13 +54,17 @@ class Window:
     secrets: Secrets
     context: str
 
+    def cursor(self, position: str) -> str:
+        """Return the cursor that goes on after `position`."""
+        return seal_cursor(self.secrets, self.context, position)
+
     def page(
         self, rows: Sequence[Row], *, view: Callable[[Row], Item], position: Callable[[Row], str]
     ) -> Page[Item]:
         """Render up to `limit` of the rows, which may be one more than that."""
         shown = rows[: self.limit]
         more = len(rows) > self.limit
-        cursor = seal_cursor(self.secrets, self.context, position(shown[-1])) if more else None
+        cursor = self.cursor(position(shown[-1])) if more else None
         return Page(items=[view(row) for row in shown], next_cursor=cursor)
 
 

@@ -38,6 +38,7 @@ def serve(host: str, port: int | None) -> None:
         proxy_headers=settings.behind_tls_proxy,
         log_config=None,
         access_log=False,
+        ws="none",
         server_header=False,
         timeout_graceful_shutdown=SHUTDOWN_SECONDS,
     )

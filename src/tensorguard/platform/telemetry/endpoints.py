@@ -14,7 +14,7 @@ from tensorguard.platform.session import Database
 from tensorguard.platform.state import state_of
 from tensorguard.platform.telemetry import bodies, queries, service
 from tensorguard.platform.telemetry.repository import SeriesRepository
-from tensorguard.platform.telemetry.views import LatestView, QueryResult, SeriesPoints, SeriesView
+from tensorguard.platform.telemetry.views import LatestPage, QueryResult, SeriesPoints, SeriesView
 
 router = APIRouter(tags=["telemetry"])
 
@@ -35,15 +35,16 @@ def series(
 
 
 @router.get("/api/v1/telemetry/latest")
-def latest(
-    request: Request, principal: Reader, session: Database, paging: Paging
-) -> Page[LatestView]:
+def latest(request: Request, principal: Reader, session: Database, paging: Paging) -> Response:
     """List the newest sample of each series that matches `name=` and `label.x=`."""
     matchers = queries.matchers(request.query_params.multi_items(), beside=queries.PAGE_PARAMETERS)
     window = paging.window(principal, "telemetry/latest")
     repository = SeriesRepository(session, tenant_id=principal.tenant_id)
     rows = repository.latest(matchers, after=int(window.after or 0), limit=window.limit + 1)
-    return window.page(rows, view=LatestView.of, position=lambda row: str(row[0].id))
+    shown = rows[: window.limit]
+    more = len(rows) > window.limit
+    cursor = window.cursor(str(shown[-1].series.id)) if more else None
+    return _json(LatestPage(items=shown, next_cursor=cursor))
 
 
 @router.get("/api/v1/telemetry/query")

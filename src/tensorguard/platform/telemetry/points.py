@@ -81,6 +81,9 @@ class Kind(StrEnum):
     summary = "summary"
 
 
+DOCUMENT_KINDS: Final = frozenset(Kind) - {Kind.gauge, Kind.counter, Kind.total, Kind.delta}
+
+
 @dataclass(frozen=True, slots=True)
 class Rules:
     """What is taken now from this caller. Times are nanoseconds since 1970."""

@@ -91,7 +91,7 @@ def range_query(parameters: Parameters, *, now: datetime) -> RangeQuery:
     wanted = matched if series_id is None else _series_id(series_id)
     by, step = _aggregation(values.get("agg")), _step(values.get("step"))
     if step is not None and by is None:
-        raise BadQuery("a step needs an aggregation: agg=min, max, mean, last or count")
+        raise BadQuery("a step needs an aggregation: agg=min, max, mean, last, count, p50 or p99")
     return RangeQuery(wanted, _span(values.get("start"), values.get("end"), now), step, by)
 
 

@@ -18,6 +18,7 @@ from sqlalchemy.orm import Session
 
 from tensorguard.errors import InputError, NotFound
 from tensorguard.platform.db.tables.telemetry import (
+    DocumentRow,
     IngestBatch,
     Latest,
     SampleRow,
@@ -25,7 +26,7 @@ from tensorguard.platform.db.tables.telemetry import (
     Submission,
 )
 from tensorguard.platform.telemetry.cache import Identity
-from tensorguard.platform.telemetry.points import DEVICE_LABEL, Letter
+from tensorguard.platform.telemetry.points import DEVICE_LABEL, DOCUMENT_KINDS, Letter
 from tensorguard.wire.telemetry import Answer, Rejection
 
 CHUNK = 500  # keys in one statement; SQLite takes 32,766 parameters
@@ -43,6 +44,12 @@ class AggregateOverflow(InputError):
     remedy = "Ask for min, max, last or count, or for a shorter time."
 
 
+class NotNumbers(InputError):
+    code = "not_numbers"
+    status = 422
+    remedy = "Ask for the samples themselves, without agg."
+
+
 class Aggregation(StrEnum):
     """What becomes of the samples of one step."""
 
@@ -51,6 +58,11 @@ class Aggregation(StrEnum):
     mean = "mean"
     last = "last"
     samples = "count"
+    median = "p50"
+    slowest = "p99"
+
+
+PERCENT = {Aggregation.median: 50, Aggregation.slowest: 99}
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +81,27 @@ class Span:
     end: int
 
 
-Point = tuple[int, float]
+Point = tuple[int, float | msgspec.Raw]
+
+
+class SeriesFacts(msgspec.Struct, frozen=True):
+    """A series as readers see it."""
+
+    id: int
+    name: str
+    unit: str
+    kind: str
+    labels: dict[str, str]
+    device_id: str | None
+    created: datetime
+
+
+class Newest(msgspec.Struct, frozen=True):
+    """A series and its newest sample; `ts` is nanoseconds since 1970."""
+
+    series: SeriesFacts
+    ts: int
+    value: float | msgspec.Raw
 
 
 class SentBy(Protocol):
@@ -223,18 +255,49 @@ class SeriesRepository:
         query = select(Series).where(*self._matching(matchers, after))
         return list(self._session.scalars(query.order_by(Series.id).limit(limit)))
 
-    def latest(
-        self, matchers: Matchers, *, after: int, limit: int
-    ) -> list[tuple[Series, int, float]]:
+    def latest(self, matchers: Matchers, *, after: int, limit: int) -> list[Newest]:
         """Return up to `limit` matching series with their newest sample."""
         query = (
-            select(Series, Latest.ts, Latest.value)
-            .join(Latest, Latest.series_id == Series.id)
+            select(
+                Series.id,
+                Series.name,
+                Series.unit,
+                Series.kind,
+                Series.labels,
+                Series.device_id,
+                Series.created,
+                Latest.ts,
+                Latest.value,
+            )
+            .outerjoin(Latest, Latest.series_id == Series.id)
             .where(*self._matching(matchers, after))
+            .where(
+                Latest.ts.is_not(None)
+                | Series.kind.in_(DOCUMENT_KINDS)
+                & exists().where(DocumentRow.series_id == Series.id)
+            )
             .order_by(Series.id)
             .limit(limit)
         )
-        return [(row[0], row[1], row[2]) for row in self._session.execute(query)]
+        found = []
+        for row in self._session.execute(query):
+            ts, value = row.ts, row.value
+            if ts is None:
+                ts, value = self._newest_document(row.id)
+            if ts is not None:
+                series = SeriesFacts(*row[:7])
+                found.append(Newest(series, ts, value))
+        return found
+
+    def _newest_document(self, series_id: int) -> tuple[int, msgspec.Raw] | tuple[None, None]:
+        query = (
+            select(DocumentRow.ts, DocumentRow.value)
+            .where(DocumentRow.series_id == series_id)
+            .order_by(DocumentRow.ts.desc())
+            .limit(1)
+        )
+        row = self._session.execute(query).first()
+        return (None, None) if row is None else (row.ts, msgspec.Raw(row.value.encode()))
 
     def _matching(self, matchers: Matchers, after: int) -> list[ColumnElement[bool]]:
         conditions = [Series.tenant_id == self._tenant_id, Series.id > after]
@@ -256,9 +319,13 @@ class SampleRepository:
     def __init__(self, session: Session, *, series: Series) -> None:
         self._session = session
         self._series_id = series.id
+        self._document = series.kind in DOCUMENT_KINDS
 
     def raw(self, span: Span, *, limit: int) -> list[Point]:
         """Return up to `limit` samples in order of time."""
+        if self._document:
+            found = self._documents(span, limit)
+            return [(ts, msgspec.Raw(value.encode())) for ts, value in found]
         query = (
             select(SampleRow.ts, SampleRow.value)
             .where(*self._within(span))
@@ -267,14 +334,33 @@ class SampleRepository:
         )
         return [(ts, value) for ts, value in self._session.execute(query)]
 
+    def _documents(self, span: Span, limit: int) -> list[tuple[int, str]]:
+        query = (
+            select(DocumentRow.ts, DocumentRow.value)
+            .where(
+                DocumentRow.series_id == self._series_id,
+                DocumentRow.ts >= span.start,
+                DocumentRow.ts < span.end,
+            )
+            .order_by(DocumentRow.ts)
+            .limit(limit)
+        )
+        return [(ts, value) for ts, value in self._session.execute(query)]
+
     def aggregate(self, span: Span, *, step: int, by: Aggregation) -> list[Point]:
         """Return (start of the step, aggregate) for each step that has a sample.
 
-        Raises `AggregateOverflow` when a mean leaves the range of a double.
+        Raises `NotNumbers` for a series of texts and the like, and `AggregateOverflow` when a mean
+        leaves the range of a double.
         """
+        if self._document:
+            raise NotNumbers("an aggregate needs numbers, and this series has none")
         number = ((SampleRow.ts - span.start) // step).label("number")
         grouped = select(number).where(*self._within(span)).group_by(number).order_by(number)
-        query = self._last(grouped) if by is Aggregation.last else _aggregated(grouped, by)
+        if by in PERCENT:
+            query = self._percentile(span, step, PERCENT[by])
+        else:
+            query = self._last(grouped) if by is Aggregation.last else _aggregated(grouped, by)
         try:
             rows = [(number, value) for number, value in self._session.execute(query)]
         except DataError as error:
@@ -290,6 +376,26 @@ class SampleRepository:
             .join(SampleRow, SampleRow.ts == ends.c.end)
             .where(SampleRow.series_id == self._series_id)
             .order_by(ends.c.number)
+        )
+
+    def _percentile(self, span: Span, step: int, percent: int) -> Select[int, float]:
+        """Select the smallest value that at least `percent` in 100 do not exceed (nearest rank)."""
+        number = ((SampleRow.ts - span.start) // step).label("number")
+        ranked = (
+            select(
+                number,
+                SampleRow.value.label("value"),
+                func.row_number().over(partition_by=number, order_by=SampleRow.value).label("rank"),
+                func.count().over(partition_by=number).label("size"),
+            )
+            .where(*self._within(span))
+            .subquery()
+        )
+        wanted = (ranked.c.size * percent + 99) // 100
+        return (
+            select(ranked.c.number, ranked.c.value)
+            .where(ranked.c.rank == wanted)
+            .order_by(ranked.c.number)
         )
 
     def _within(self, span: Span) -> tuple[ColumnElement[bool], ...]:

@@ -9,7 +9,7 @@ import msgspec
 from pydantic import BaseModel
 
 from tensorguard.platform.db.tables.telemetry import Series
-from tensorguard.platform.telemetry.repository import Point
+from tensorguard.platform.telemetry.repository import Newest, Point
 
 
 class SeriesView(BaseModel):
@@ -37,18 +37,11 @@ class SeriesView(BaseModel):
         )
 
 
-class LatestView(BaseModel):
-    """A series and its newest sample; `ts` is nanoseconds since 1970."""
+class LatestPage(msgspec.Struct):
+    """Part of the newest samples, and where they go on; None ends them."""
 
-    series: SeriesView
-    ts: int
-    value: float
-
-    @classmethod
-    def of(cls, found: tuple[Series, int, float]) -> LatestView:
-        """Return the view of a row."""
-        series, ts, value = found
-        return cls(series=SeriesView.of(series), ts=ts, value=value)
+    items: Sequence[Newest]
+    next_cursor: str | None
 
 
 class SeriesPoints(msgspec.Struct):
