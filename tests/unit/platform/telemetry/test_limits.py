@@ -153,4 +153,3 @@ def test_a_revoked_token_stores_nothing_though_it_was_verified_before(platform: 
         session.execute(text("UPDATE api_token SET revoked = created"))
     assert send(platform, headers, {"samples": samples(now, 9)}).status_code == 401
     assert stored(platform)["sample"] == 3
-    platform.clock.advance(days=timedelta(days=1).days)
