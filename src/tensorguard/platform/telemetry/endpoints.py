@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Final
 
 import msgspec
 from fastapi import APIRouter, Depends, Request, Response
+from fastapi.responses import StreamingResponse
 
 from tensorguard.platform.auth import require
 from tensorguard.platform.paging import Page, Paging
@@ -13,12 +14,17 @@ from tensorguard.platform.principal import Principal, Scope
 from tensorguard.platform.session import Database
 from tensorguard.platform.state import state_of
 from tensorguard.platform.telemetry import bodies, queries, service
+from tensorguard.platform.telemetry.export import Export, as_csv, as_parquet
 from tensorguard.platform.telemetry.repository import SeriesRepository
 from tensorguard.platform.telemetry.views import LatestPage, QueryResult, SeriesPoints, SeriesView
 
 router = APIRouter(tags=["telemetry"])
 
 
+EXPORTS: Final = {
+    "csv": ("text/csv; charset=utf-8", as_csv),
+    "parquet": ("application/vnd.apache.parquet", as_parquet),
+}
 Reader = Annotated[Principal, Depends(require(Scope.telemetry_read))]
 
 
@@ -62,6 +68,23 @@ def query(request: Request, principal: Reader, session: Database) -> Response:
         series=[SeriesPoints.of(one, points) for one, points in found],
     )
     return _json(result)
+
+
+@router.get("/api/v1/telemetry/export")
+def export(request: Request, principal: Reader, session: Database) -> Response:
+    """Stream the samples of one series or of all that match, as CSV or Parquet."""
+    state = state_of(request)
+    parameters = request.query_params.multi_items()
+    asked = queries.range_query(parameters, now=state.now(), known=queries.EXPORT_PARAMETERS)
+    form = request.query_params.get("format", "csv")
+    if form not in EXPORTS:
+        raise queries.BadQuery(f"format must be one of: {', '.join(EXPORTS)}")
+    media, render = EXPORTS[form]
+    wanted = Export.of(
+        session, state.sessions, principal.tenant_id, asked, state.settings.max_export_points
+    )
+    name = {"Content-Disposition": f'attachment; filename="telemetry.{form}"'}
+    return StreamingResponse(render(wanted), media_type=media, headers=name)
 
 
 def _json(value: msgspec.Struct) -> Response:

@@ -23,7 +23,7 @@ from tensorguard.platform.principal import Principal
 from tensorguard.platform.telemetry import readers, remote_write
 from tensorguard.platform.telemetry.group import Batch, BatchKey, Sender
 from tensorguard.platform.telemetry.parts import TelemetryParts
-from tensorguard.platform.telemetry.points import NotPlain
+from tensorguard.platform.telemetry.points import NotPlain, Rules
 from tensorguard.wire.telemetry import Answer
 
 
@@ -130,7 +130,7 @@ def _audit(
     )
 
 
-def content(letter: Submission) -> object:
+def content(letter: Submission, rules: Rules) -> object:
     """Return what a letter holds, in JSON; None when it cannot be shown."""
     if letter.payload is None:
         return None
@@ -138,7 +138,7 @@ def content(letter: Submission) -> object:
         if letter.media == readers.OUR_MEDIA:
             return msgspec.json.decode(letter.payload)
         if letter.media == readers.WRITE_MEDIA:
-            return remote_write.shown(letter.payload)
+            return remote_write.shown(letter.payload, rules)
         message = ExportMetricsServiceRequest.FromString(letter.payload)
         return json_format.MessageToDict(message)
     except (ValueError, RecursionError, TensorGuardError, NotPlain):  # a whole batch may be odd

@@ -102,8 +102,12 @@ def _resource(body: bytes, begin: int, end: int, columns: _Columns, points: Poin
             resource = body[start:stop]
         elif number == 2:  # scope_metrics
             scopes.append((start, stop))
-        elif number != 3:  # schema_url
+        elif number == 3:  # schema_url
+            _text(body[start:stop])
+        else:
             raise NotPlain
+    if not scopes:
+        raise NotPlain
     for start, stop in scopes:
         _scope(body, start, stop, resource, columns, points)
 
@@ -117,8 +121,12 @@ def _scope(
             scope = body[start:stop]
         elif number == 2:  # metrics
             metrics.append((start, stop))
-        elif number != 3:  # schema_url
+        elif number == 3:  # schema_url
+            _text(body[start:stop])
+        else:
             raise NotPlain
+    if not metrics:
+        raise NotPlain
     for start, stop in metrics:
         _metric(body, start, stop, _Around(resource, scope), columns, points)
 
@@ -153,10 +161,12 @@ def _metric(
             head.append(bytes([number]) + body[start:stop])
         elif number in {GAUGE, SUM} and data is None:
             data = (number, start, stop)
-        elif number != 2:  # description
+        elif number == 2:  # description
+            _text(body[start:stop])
+        else:
             raise NotPlain
     if data is None:
-        return
+        raise NotPlain
     form, start, stop = data
     kind = Kind.gauge
     if form == SUM:
@@ -164,6 +174,8 @@ def _metric(
     rules = points.rules
     key = (rules.tenant_id, rules.device_id, around.resource, around.scope, tuple(head), kind)
     names = _Names(around, tuple(head), kind, points.known.context(key), points)
+    if start == stop:  # without a point nothing is parsed, and so nothing checked
+        raise NotPlain
     _numbers(body, start, stop, names, columns)
     points.expect(len(columns.offsets))
 

@@ -25,6 +25,7 @@ MAX_MATCHERS: Final = 16
 DEFAULT_SPAN: Final = timedelta(hours=1)
 PAGE_PARAMETERS: Final = frozenset({"cursor", "limit"})
 QUERY_PARAMETERS: Final = frozenset({"series_id", "start", "end", "step", "agg"})
+EXPORT_PARAMETERS: Final = frozenset({"series_id", "start", "end", "format"})
 
 _UNITS = {
     "ns": 1,
@@ -80,10 +81,12 @@ def matchers(parameters: Parameters, *, beside: frozenset[str]) -> Matchers:
     return Matchers(name, labels)
 
 
-def range_query(parameters: Parameters, *, now: datetime) -> RangeQuery:
+def range_query(
+    parameters: Parameters, *, now: datetime, known: frozenset[str] = QUERY_PARAMETERS
+) -> RangeQuery:
     """Return the checked query. Raises `BadQuery` or `BadTime`."""
     given = list(parameters)
-    matched = matchers(given, beside=QUERY_PARAMETERS)
+    matched = matchers(given, beside=known)
     values = dict(given)
     series_id = values.get("series_id")
     if (series_id is None) == (matched.name is None and not matched.labels):

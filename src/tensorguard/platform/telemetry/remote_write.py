@@ -33,6 +33,7 @@ from tensorguard.platform.telemetry.points import (
     Kind,
     NotPlain,
     Points,
+    Rules,
 )
 from tensorguard.wire.telemetry import MAX_TIME, MIN_TIME
 
@@ -86,7 +87,7 @@ def decode(body: bytes, points: Points) -> None:
             if tag == SERIES_TAG:
                 _series(body, at, stop, context, points, columns)
             at = stop
-    except IndexError as error:  # a field is longer than the body
+    except (IndexError, WriteUnreadable) as error:  # a field is longer than the body
         raise NotPlain from error
     points.expect(len(columns.series))
     if columns.series:
@@ -136,7 +137,7 @@ def _series(
 
 def _learn(key: RawKey, labels: bytes, points: Points) -> int:
     try:
-        named = _labels(labels)
+        named = _labels(labels, points.rules)
     except WriteUnreadable as error:
         raise NotPlain from error
     if isinstance(named, str):
@@ -171,11 +172,11 @@ def collect(body: bytes, points: Points) -> None:
             _collect_series(body, begin, end, points)
 
 
-def shown(body: bytes) -> list[dict[str, object]]:
+def shown(body: bytes, rules: Rules) -> list[dict[str, object]]:
     """Return the series and samples of a letter, in JSON."""
     found: list[dict[str, object]] = []
     for labels, samples in _plain_series(body):
-        named = _labels(labels)
+        named = _labels(labels, rules)
         name, rest = (named, {}) if isinstance(named, str) else named
         pairs = [_sample(body, begin, end) for begin, end in samples]
         points = [[time, value if math.isfinite(value) else str(value)] for value, time in pairs]
@@ -196,7 +197,7 @@ def _collect_series(body: bytes, begin: int, end: int, points: Points) -> None:
         elif number == 4:  # histograms
             histograms += 1
     points.expect(points.seen + len(samples) + histograms)
-    named = _labels(bytes(head))
+    named = _labels(bytes(head), points.rules)
     slot = named if isinstance(named, str) else points.slot(named[0], "", Kind.gauge, named[1])
     for start, stop in samples:
         value, time = _sample(body, start, stop)
@@ -240,7 +241,7 @@ def _plain_series(body: bytes) -> Iterator[tuple[bytes, list[tuple[int, int]]]]:
         yield body[begin:labels_end], samples
 
 
-def _labels(head: bytes) -> tuple[str, dict[str, str]] | str:
+def _labels(head: bytes, rules: Rules) -> tuple[str, dict[str, str]] | str:
     """Return the name and the other labels, or the reason why there are none."""
     labels: dict[str, str] = {}
     for number, wire, begin, end in _fields(head, 0, len(head)):
@@ -255,6 +256,8 @@ def _labels(head: bytes) -> tuple[str, dict[str, str]] | str:
                     raise WriteUnreadable("a label is not UTF-8") from error
         if pair[1] in labels:
             return TWICE
+        if len(labels) > rules.max_labels:  # one more is the name
+            return rules.too_many_labels
         labels[pair[1]] = pair[2]
     name = labels.pop("__name__", "")
     if not name:

@@ -316,10 +316,18 @@ class SeriesRepository:
 class SampleRepository:
     """Samples of series that the caller has already found to be its own tenant's."""
 
-    def __init__(self, session: Session, *, series: Series) -> None:
+    def __init__(self, session: Session, *, series: Series | SeriesFacts) -> None:
         self._session = session
         self._series_id = series.id
         self._document = series.kind in DOCUMENT_KINDS
+
+    def size(self, span: Span) -> int:
+        """Return how many samples there are."""
+        table = DocumentRow if self._document else SampleRow
+        query = select(func.count()).where(
+            table.series_id == self._series_id, table.ts >= span.start, table.ts < span.end
+        )
+        return self._session.scalar(query) or 0
 
     def raw(self, span: Span, *, limit: int) -> list[Point]:
         """Return up to `limit` samples in order of time."""

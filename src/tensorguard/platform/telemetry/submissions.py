@@ -73,11 +73,14 @@ def submissions(
 
 @router.get("/{submission_id}")
 def submission(
-    submission_id: SubmissionId, principal: Reader, session: Database
+    submission_id: SubmissionId, request: Request, principal: Reader, session: Database
 ) -> SubmissionDetail:
     """Show one submission and what it holds."""
+    state = state_of(request)
     row = SubmissionRepository(session, tenant_id=principal.tenant_id).get(submission_id)
-    return SubmissionDetail(**SubmissionView.of(row).model_dump(), content=letters.content(row))
+    rules = state.telemetry.rules(state.now(), row.tenant_id, row.device_id)
+    content = letters.content(row, rules)
+    return SubmissionDetail(**SubmissionView.of(row).model_dump(), content=content)
 
 
 @router.post("/{submission_id}/replay")
