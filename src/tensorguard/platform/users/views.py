@@ -47,7 +47,7 @@ class UserChangeBody(_Body):
 class NewTokenBody(_Body):
     """A token to be made. Its life is in seconds."""
 
-    name: Annotated[str, Field(pattern=r"^[\w .:@/-]{1,64}$")]
+    name: Annotated[str, Field(max_length=64, pattern=r"^[\w .:@/-]+$")]
     scopes: Annotated[frozenset[Scope], Field(min_length=1)]
     expires_in: Annotated[int, Field(ge=1, le=int(LONGEST.total_seconds()))] = 30 * 86_400
     device_id: Annotated[str, Field(min_length=1, max_length=36)] | None = None
