@@ -1,8 +1,7 @@
 """What this process knows to be committed: series ids and days. Bounded, and read without a lock.
 
 A series is found by the very bytes that an exporter repeats in each request, so that its labels are
-read and checked once. The tables have two generations: what was not asked for while one filled up
-goes with the older one.
+read and checked once.
 """
 
 from __future__ import annotations
@@ -12,51 +11,11 @@ import sys
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from threading import Lock
-from typing import Final, Generic, TypeVar
+from typing import Final
 
 from tensorguard.crypto import canonical
-
-CAPACITY: Final = 20_000  # entries of a generation; about half a kilobyte each
-
-K = TypeVar("K", bound=Hashable)
-V = TypeVar("V")
-
-
-class Generations(Generic[K, V]):
-    """A bounded map. A race between two threads can only lose an entry, which is then found anew."""
-
-    def __init__(self, capacity: int = CAPACITY) -> None:
-        self._capacity = capacity
-        self.young: dict[K, V] = {}
-        self._old: dict[K, V] = {}
-
-    def __len__(self) -> int:
-        return len(self.young) + len(self._old)
-
-    def get(self, key: K) -> V | None:
-        """Return what is known, and keep it for longer."""
-        found = self.young.get(key)
-        if found is None:
-            found = self._old.get(key)
-            if found is not None:
-                self.put(key, found)
-        return found
-
-    def put(self, key: K, value: V) -> None:
-        """Remember."""
-        if len(self.young) >= self._capacity:
-            self._old, self.young = self.young, {}
-        self.young[key] = value
-
-    def drop(self, key: K) -> None:
-        """Forget one entry."""
-        self.young.pop(key, None)
-        self._old.pop(key, None)
-
-    def clear(self) -> None:
-        """Forget everything."""
-        self.young, self._old = {}, {}
-
+from tensorguard.platform.telemetry.generations import CAPACITY, Generations
+from tensorguard.platform.telemetry.layouts import Layouts
 
 MAX_PENDING: Final = 4_000  # of a generation; a few kilobytes each
 
@@ -102,6 +61,7 @@ class KnownSeries:
         self.raw: Generations[RawKey, int] = Generations(capacity)
         self._by_key: Generations[SeriesKey, int] = Generations(capacity)
         self.pending: Generations[RawKey, Pending] = Generations(MAX_PENDING)
+        self.layouts = Layouts()
         self._contexts: Generations[Hashable, int] = Generations(capacity)
         self._next = 0
         self._lock = Lock()

@@ -12,7 +12,7 @@ from typing import Final
 import msgspec
 
 from tensorguard.platform.principal import Principal, PrincipalKind
-from tensorguard.platform.telemetry.cache import Generations
+from tensorguard.platform.telemetry.generations import Generations
 
 CAPACITY: Final = 10_000  # credentials of a generation
 JWT_PAYLOAD: Final = 1  # of the three parts
@@ -60,6 +60,10 @@ class Credentials:
             claims = base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4))
             expires = datetime.fromtimestamp(msgspec.json.decode(claims, type=_Expiry).exp, UTC)
             self._known.put(_digest(header), Verified(principal, expires, kid()))
+
+    def forget(self, header: str) -> None:
+        """Forget a credential that was refused later: the next request is looked at from the start."""
+        self._known.drop(_digest(header))
 
 
 def _digest(header: str) -> bytes:

@@ -1,5 +1,7 @@
 """OTLP protobuf as exporters write it, decoded straight into columns: 10 times faster than messages.
 
+A body whose like came before is not even walked: see `layouts`.
+
 Only what every exporter sends is understood here: fields in ascending order, numbers with a time,
 attributes and nothing else. Anything more raises `NotPlain`, and `otlp.collect` does the whole
 request. A series is known by the very bytes of its resource, scope, metric and attributes; bytes
@@ -25,6 +27,7 @@ from opentelemetry.proto.metrics.v1.metrics_pb2 import (
     ScopeMetrics,
 )
 
+from tensorguard.platform.telemetry.layouts import columns
 from tensorguard.platform.telemetry.otlp import kind_of_sum, merge, own_labels, shared_labels
 from tensorguard.platform.telemetry.points import Kind, NotPlain, Points
 
@@ -42,31 +45,53 @@ TAIL_TAGS: Final = (0x10, 0x18)  # temporality and monotonicity of a sum
 class _Columns:
     series: list[int] = field(default_factory=list)
     offsets: list[int] = field(default_factory=list)  # of the tag before the time
+    starts: list[int] = field(default_factory=list)  # of the tags before start times
     integers: list[int] = field(default_factory=list)  # rows whose value is an integer
 
 
 def decode(body: bytes, points: Points) -> None:
     """Put all samples of `body` into `points`, or none. Raises `NotPlain` or `TooManyPoints`."""
-    columns = _Columns()
+    rules, layouts = points.rules, points.known.layouts
+    raw = np.frombuffer(body, dtype=np.uint8)
+    key = (rules.tenant_id, rules.device_id, len(body), _first_resource(body))
+    layout = layouts.find(key, raw)
+    if layout is not None:
+        points.take(layout.series, *columns(raw, layout.times, layout.integers))
+        return
+    found = _walk(body, points)
+    if not found.offsets:
+        return
+    series, times, starts, integers = (
+        np.array(column, dtype=np.int64)
+        for column in (found.series, found.offsets, found.starts, found.integers)
+    )
+    times, starts = times + 1, starts + 1
+    points.take(series, *columns(raw, times, integers))
+    if layouts.worth(key) and not points.pending:
+        layouts.learn(key, raw, series, times, starts, integers)
+
+
+def _first_resource(body: bytes) -> bytes:
+    """Return the bytes that name who sends, if the body begins with them."""
+    try:
+        for _, begin, end in _fields(body, 0, len(body)):
+            for number, start, stop in _fields(body, begin, end):
+                return body[start:stop] if number == 1 else b""
+    except (IndexError, NotPlain):
+        pass
+    return b""
+
+
+def _walk(body: bytes, points: Points) -> _Columns:
+    found = _Columns()
     try:
         for number, begin, end in _fields(body, 0, len(body)):
             if number != 1:
                 raise NotPlain
-            _resource(body, begin, end, columns, points)
+            _resource(body, begin, end, found, points)
     except IndexError as error:  # a field is longer than the body
         raise NotPlain from error
-    if not columns.offsets:
-        return
-    raw = np.frombuffer(body, dtype=np.uint8)
-    at = np.array(columns.offsets)[:, None] + np.arange(1, 18)
-    found = raw[at]
-    times = np.ascontiguousarray(found[:, :8]).view("<i8").ravel()
-    bits = np.ascontiguousarray(found[:, 9:])
-    values = bits.view("<f8").ravel()
-    if columns.integers:
-        values = values.copy()
-        values[columns.integers] = bits.view("<i8").ravel()[columns.integers]
-    points.take(np.array(columns.series, dtype=np.int64), times, values)
+    return found
 
 
 def _varint(body: bytes, at: int) -> tuple[int, int]:
@@ -95,7 +120,7 @@ def _fields(body: bytes, at: int, end: int) -> Iterator[tuple[int, int, int]]:
         at = stop
 
 
-def _resource(body: bytes, begin: int, end: int, columns: _Columns, points: Points) -> None:
+def _resource(body: bytes, begin: int, end: int, into: _Columns, points: Points) -> None:
     resource, scopes = b"", list[tuple[int, int]]()
     for number, start, stop in _fields(body, begin, end):
         if number == 1 and not resource and not scopes:
@@ -109,11 +134,11 @@ def _resource(body: bytes, begin: int, end: int, columns: _Columns, points: Poin
     if not scopes:
         raise NotPlain
     for start, stop in scopes:
-        _scope(body, start, stop, resource, columns, points)
+        _scope(body, start, stop, resource, into, points)
 
 
 def _scope(
-    body: bytes, begin: int, end: int, resource: bytes, columns: _Columns, points: Points
+    body: bytes, begin: int, end: int, resource: bytes, into: _Columns, points: Points
 ) -> None:
     scope, metrics = b"", list[tuple[int, int]]()
     for number, start, stop in _fields(body, begin, end):
@@ -128,7 +153,7 @@ def _scope(
     if not metrics:
         raise NotPlain
     for start, stop in metrics:
-        _metric(body, start, stop, _Around(resource, scope), columns, points)
+        _metric(body, start, stop, _Around(resource, scope), into, points)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +178,7 @@ class _Around:
 
 
 def _metric(
-    body: bytes, begin: int, end: int, around: _Around, columns: _Columns, points: Points
+    body: bytes, begin: int, end: int, around: _Around, into: _Columns, points: Points
 ) -> None:
     head, data = list[bytes](), None
     for number, start, stop in _fields(body, begin, end):
@@ -176,8 +201,8 @@ def _metric(
     names = _Names(around, tuple(head), kind, points.known.context(key), points)
     if start == stop:  # without a point nothing is parsed, and so nothing checked
         raise NotPlain
-    _numbers(body, start, stop, names, columns)
-    points.expect(len(columns.offsets))
+    _numbers(body, start, stop, names, into)
+    points.expect(len(into.offsets))
 
 
 def _kind(body: bytes, begin: int, end: int) -> tuple[Kind, int]:
@@ -232,11 +257,11 @@ def _text(part: bytes) -> str:
 
 
 def _numbers(  # noqa: C901 - one loop: a call per point would double its time
-    body: bytes, at: int, end: int, names: _Names, columns: _Columns
+    body: bytes, at: int, end: int, names: _Names, into: _Columns
 ) -> None:
     """Walk the data points of a gauge or sum."""
     known, context = names.points.known.raw.young, names.context
-    add_series, add_offset = columns.series.append, columns.offsets.append
+    add_series, add_offset = into.series.append, into.offsets.append
     before, series, try_runs = None, 0, True
     while at < end:
         entry = at
@@ -247,13 +272,15 @@ def _numbers(  # noqa: C901 - one loop: a call per point would double its time
         if size >= 0x80:  # the continuation bit
             size, at = _varint(body, at - 1)
         stop = at + size
-        if size and body[at] == START_TAG:
+        started = size and body[at] == START_TAG
+        if started:
+            into.starts.append(at)
             at += 9
         if stop > end or at + 18 > stop or body[at] != TIME_TAG:
             raise NotPlain
         form = body[at + 9]
         if form == INT_TAG:
-            columns.integers.append(len(columns.offsets))
+            into.integers.append(len(into.offsets))
         elif form != DOUBLE_TAG:
             raise NotPlain
         attributes = body[at + 18 : stop]
@@ -262,8 +289,10 @@ def _numbers(  # noqa: C901 - one loop: a call per point would double its time
                 run = _run(body, entry, at - entry, stop - entry, end)
                 if run >= SHORTEST_RUN:
                     step = stop - entry
-                    columns.series += [series] * run
-                    columns.offsets += range(at, at + run * step, step)
+                    into.series += [series] * run
+                    into.offsets += range(at, at + run * step, step)
+                    if started:
+                        into.starts += range(at - 9 + step, at - 9 + run * step, step)
                     at = entry + run * step
                     continue
                 try_runs = False

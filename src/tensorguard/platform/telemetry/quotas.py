@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Final
 
 from tensorguard.errors import Throttled
-from tensorguard.platform.telemetry.cache import Generations
+from tensorguard.platform.telemetry.generations import Generations
 
 BURST_SECONDS: Final = 10
 MAX_WAIT: Final = 60  # seconds that Retry-After names at most
