@@ -120,7 +120,7 @@ def _load(prepared: Prepared, rows: int) -> list[int]:
             )
             with sessions.begin() as session:
                 store.prepare(session, SAMPLES, whole.days())
-                store.insert(session, whole)
+                store.insert(session, whole, careful=False)
                 store.advance(session, whole.newest())
         with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             connection.exec_driver_sql("VACUUM ANALYZE")

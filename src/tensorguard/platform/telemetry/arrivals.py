@@ -15,7 +15,7 @@ from fastapi import APIRouter, Depends, Request, Response
 from fastapi.routing import APIRoute
 from google.protobuf import json_format
 
-from tensorguard.errors import MalformedInput
+from tensorguard.errors import MalformedInput, Unauthenticated
 from tensorguard.platform.principal import Principal
 from tensorguard.platform.state import state_of
 from tensorguard.platform.telemetry import bodies, otlp, readers
@@ -109,7 +109,11 @@ async def receive(request: Request, principal: Principal, *, reader: readers.Rea
         # (4) it is stored
         key = BatchKey.of(plain, _batch_key(given if given is not None else batch_id))
         sender = sender_of(principal)
-        return await parts.intake.store(Batch(sender, key, points, reader.media, plain, now))
+        try:
+            return await parts.intake.store(Batch(sender, key, points, reader.media, plain, now))
+        except Unauthenticated:  # revoked meanwhile
+            parts.credentials.forget(request.headers.get("authorization", ""))
+            raise
 
 
 def _batch_key(key: str | None) -> str | None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from types import MappingProxyType
 from typing import Final
 
 import numpy as np
@@ -67,7 +68,16 @@ class Batch:
 
 
 Outcome = Answer | TensorGuardError
+NOBODY: Final[Mapping[int, TensorGuardError]] = MappingProxyType({})
 Check = Callable[[Session, Sequence[Batch]], dict[int, TensorGuardError]]
+
+
+class NoLongerAllowed(Exception):
+    """Some of the batches, by their place, may no longer be written."""
+
+    def __init__(self, refused: Mapping[int, TensorGuardError]) -> None:
+        super().__init__(f"{len(refused)} batches may no longer be written")
+        self.refused = refused
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,20 +89,34 @@ class GroupWriter:
     days: dict[str, KnownDays]
     check: Check
 
-    def write(self, session: Session, batches: Sequence[Batch], now: datetime) -> list[Outcome]:
-        """Store the batches that are new; return an outcome for each. The caller commits."""
-        outcomes: list[Outcome | None] = [None] * len(batches)
-        for place, refused in self.check(session, batches).items():
-            outcomes[place] = refused
+    def write(
+        self,
+        session: Session,
+        batches: Sequence[Batch],
+        now: datetime,
+        *,
+        careful: bool,
+        refused: Mapping[int, TensorGuardError] = NOBODY,
+    ) -> list[Outcome]:
+        """Store the batches that are new; return an outcome for each. The caller commits.
+
+        Raises `Overlap` unless `careful`, and `NoLongerAllowed` when others than those in `refused`
+        may not write: the caller rolls back, and begins anew with what it learned.
+        """
+        outcomes: list[Outcome | None] = [refused.get(place) for place in range(len(batches))]
         mine = self._claim(session, batches, outcomes, now)
         if mine:
-            answers = self._store(session, [batches[place] for place in mine], now)
+            answers = self._store(session, [batches[place] for place in mine], now, careful)
             for place, answer in zip(mine, answers, strict=True):
                 outcomes[place] = answer
         first = {batches[place].identity: place for place in mine}
         for place, batch in enumerate(batches):
             if outcomes[place] is None:
                 outcomes[place] = _repeated(session, batch, batches, outcomes, first)
+        # last, so that nothing is revoked between this and the commit but in its own moment
+        found = self.check(session, batches)
+        if found.keys() - refused.keys():
+            raise NoLongerAllowed(found)
         return [outcome for outcome in outcomes if outcome is not None]
 
     def _claim(
@@ -117,9 +141,15 @@ class GroupWriter:
         taken = self.store.claim(session, ordered, now)
         return sorted(place for identity, (place, _) in claims.items() if identity in taken)
 
-    def _store(self, session: Session, batches: Sequence[Batch], now: datetime) -> list[Answer]:
+    def _store(
+        self,
+        session: Session,
+        batches: Sequence[Batch],
+        now: datetime,
+        careful: bool,  # noqa: FBT001 - as `write` was told
+    ) -> list[Answer]:
         places = self._resolve(session, batches, now)
-        accepted = self._numbers(session, batches, places)
+        accepted = self._numbers(session, batches, places, careful=careful)
         for place, count in enumerate(self._documents(session, batches, places)):
             accepted[place] += count
         answers = []
@@ -189,7 +219,12 @@ class GroupWriter:
         event.listen(session, "after_commit", committed, once=True)
 
     def _numbers(
-        self, session: Session, batches: Sequence[Batch], ids: Sequence[Sequence[int]]
+        self,
+        session: Session,
+        batches: Sequence[Batch],
+        ids: Sequence[Sequence[int]],
+        *,
+        careful: bool,
     ) -> list[int]:
         total = sum(len(batch.points.times) for batch in batches)
         if total == 0:
@@ -200,7 +235,7 @@ class GroupWriter:
         counts = [len(batch.points.times) for batch in batches]
         rows = Rows.of(series, times, values, np.repeat(np.arange(len(batches)), counts))
         self._open_days(session, SAMPLES, rows.days())
-        kept = self.store.insert(session, rows)
+        kept = self.store.insert(session, rows, careful=careful)
         self.store.advance(session, rows.newest())
         return kept.per_batch(len(batches))
 

@@ -25,9 +25,16 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session, sessionmaker
 
 from tensorguard.errors import TensorGuardError, Unavailable
-from tensorguard.platform.telemetry.group import Batch, GroupWriter, Outcome
+from tensorguard.platform.telemetry.group import (
+    NOBODY,
+    Batch,
+    GroupWriter,
+    NoLongerAllowed,
+    Outcome,
+)
 from tensorguard.platform.telemetry.points import Letter
 from tensorguard.platform.telemetry.repository import BatchRepository
+from tensorguard.platform.telemetry.stores import Overlap
 from tensorguard.wire.telemetry import MAX_LISTED, Answer, Rejection
 
 log = logging.getLogger(__name__)
@@ -182,8 +189,7 @@ class Intake:
     def write(self, batches: Sequence[Batch]) -> list[Outcome | Exception]:
         """Store batches; return an outcome for each, and never raise for what the database does."""
         try:
-            with self._sessions.begin() as session:
-                outcomes = self.writer.write(session, batches, self._now())
+            outcomes = self._write(batches)
         except OUTAGES as outage:  # nothing of it is stored; a retry is right
             log.warning("a group was not stored", extra={"kind": type(outage).__name__})
             return [outage] * len(batches)
@@ -193,6 +199,19 @@ class Intake:
             if isinstance(outcome, Answer):
                 self._counted(outcome)
         return list(outcomes)
+
+    def _write(self, batches: Sequence[Batch]) -> list[Outcome]:
+        now, careful, refused = self._now(), False, NOBODY
+        while True:  # each turn knows something more
+            try:
+                with self._sessions.begin() as session:
+                    return self.writer.write(
+                        session, batches, now, careful=careful, refused=refused
+                    )
+            except Overlap:
+                careful = True
+            except NoLongerAllowed as found:
+                refused = {**refused, **found.refused}
 
     def _split(self, batches: Sequence[Batch], error: Exception) -> list[Outcome | Exception]:
         if len(batches) > 1:

@@ -102,7 +102,7 @@ def replay(
         letter.payload,
         now,
     )
-    (outcome,) = parts.intake.writer.write(session, [batch], now)
+    (outcome,) = parts.intake.writer.write(session, [batch], now, careful=True)
     if isinstance(outcome, TensorGuardError):
         raise outcome
     letters.remove(letter.id)

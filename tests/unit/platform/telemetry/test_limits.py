@@ -5,16 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
-from sqlalchemy import text
+from sqlalchemy import event, select, text
 
 from support.platform import Clock, Platform, running, settings_for
 from support.telemetry import SECOND, at, device, samples, send, stored
-from tensorguard.errors import Throttled
+from tensorguard.errors import Throttled, Unauthenticated
+from tensorguard.platform.db.tables.people import ApiToken
+from tensorguard.platform.db.tables.telemetry import SampleRow, Series
 from tensorguard.platform.principal import Role
+from tensorguard.platform.telemetry import readers
 from tensorguard.platform.telemetry.background import sweep
+from tensorguard.platform.telemetry.group import Batch, BatchKey, Sender
 from tensorguard.platform.telemetry.intake import Admission, IntakeFull
 from tensorguard.platform.telemetry.quotas import Quotas, QuotaUsed
+from tensorguard.wire.telemetry import Answer
 
 DAY = 86_400 * SECOND
 POLICY = "/api/v1/telemetry/policy"
@@ -153,3 +159,50 @@ def test_a_revoked_token_stores_nothing_though_it_was_verified_before(platform: 
         session.execute(text("UPDATE api_token SET revoked = created"))
     assert send(platform, headers, {"samples": samples(now, 9)}).status_code == 401
     assert stored(platform)["sample"] == 3
+
+
+@pytest.mark.invariant("TG-I42")
+def test_a_revoked_token_makes_its_neighbours_begin_anew_once_only(platform: Platform) -> None:
+    good, bad = device(platform), device(platform, "arm-2")
+    now, intake = at(platform.clock()), platform.state.telemetry.intake
+    for headers in (good, bad):
+        assert send(platform, headers, {"samples": samples(now)}).status_code == 200
+    with platform.session() as session:
+        session.execute(text("UPDATE api_token SET revoked = created WHERE device_id = 'arm-2'"))
+    begun, batches = [], [batch_of(platform, name, now) for name in ("arm-1", "arm-2")]
+
+    def count(connection: object) -> None:
+        begun.append(connection)
+
+    event.listen(platform.state.engine, "begin", count)
+    outcomes = intake.write(batches)
+    event.remove(platform.state.engine, "begin", count)
+    assert isinstance(outcomes[0], Answer)
+    assert outcomes[0].accepted == 1
+    assert isinstance(outcomes[1], Unauthenticated)
+    assert len(begun) == 2
+    with platform.session() as session:
+        devices = select(Series.device_id).join(SampleRow, SampleRow.series_id == Series.id)
+        written = session.scalars(devices.where(Series.name == "late")).all()
+    assert written == ["arm-1"]
+    for _ in range(2):  # the first answer makes this process forget it, so it is looked up again
+        assert send(platform, bad, {"samples": samples(now, 9)}).status_code == 401
+    assert (
+        platform.state.telemetry.credentials.find(
+            bad["Authorization"], now=platform.clock(), kid=lambda: ""
+        )
+        is None
+    )
+
+
+def batch_of(platform: Platform, name: str, now: int) -> Batch:
+    """Return a batch of one sample, as a token of this device sent it."""
+    with platform.session() as session:
+        token = session.scalars(select(ApiToken).where(ApiToken.device_id == name)).one()
+    parts, moment = platform.state.telemetry, platform.clock()
+    body = msgspec.json.encode({"samples": samples(now, 1, name="late")})
+    points, _ = readers.read(
+        readers.OUR_JSON, body, parts.rules(moment, token.tenant_id, name), parts.series
+    )
+    sender = Sender(token.tenant_id, f"token:{token.id}", name, token.id)
+    return Batch(sender, BatchKey.of(body, None), points, readers.OUR_MEDIA, body, moment)
