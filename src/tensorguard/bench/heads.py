@@ -25,7 +25,7 @@ class Head:
     """A network with data to calibrate it and to measure it on.
 
     Of an `elementwise` one the naive program evaluates the polynomial only. With `batch`, so many
-    inputs are evaluated together.
+    inputs are evaluated together. The largest output of one with `classes` is its answer.
     """
 
     network: Network
@@ -33,6 +33,7 @@ class Head:
     inputs: Floats
     elementwise: bool = False
     batch: int = 0
+    classes: bool = False
 
 
 def matvec(size: int, *, seed: int) -> Head:
@@ -82,7 +83,8 @@ def digits(*, seed: int, hidden: tuple[int, ...] = (32,)) -> Head:
             cubic = Activation("polynomial", tuple(fitted.tolist()))
             values = cubic(before)
         layers.append(Dense(f"dense{index}", np.asarray(weight, np.float64).T, bias, cubic))
-    return Head(_network(tuple(layers), data, standardise=False), data, data[:64])
+    network = _network(tuple(layers), data, standardise=False)
+    return Head(network, data, data[:64], classes=True)
 
 
 def digits_batch(samples: int, *, seed: int) -> Head:
@@ -137,6 +139,13 @@ def reacher_states(count: int, rng: np.random.Generator) -> tuple[Floats, Floats
     torque = -10 * np.array([(inner * gap).sum(axis=0), (outer * gap).sum(axis=0)]).T
     actions = np.clip(torque - 0.05 * velocity, -1, 1)
     return np.column_stack([np.cos(q), np.sin(q), target.T, velocity, gap.T]), actions
+
+
+def spread(rows: Floats, count: int) -> Floats:
+    """Return at most `count` of the rows, evenly spread."""
+    if len(rows) <= count:
+        return rows
+    return np.asarray(rows[np.arange(count) * len(rows) // count])
 
 
 def _train(x: Floats, y: Floats, rng: np.random.Generator) -> list[Floats]:

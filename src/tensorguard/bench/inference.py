@@ -2,45 +2,35 @@
 
 What is timed is the server's part. Ours includes parsing and validating the frame, and serialising the
 result; the naive variant only computes. Variants take turns, so that a noisy machine hurts all of them.
-The native backend runs once with each set of kernels that this CPU has, on one thread.
+The native backend runs once with each set of kernels that this CPU has, on one thread. Every case also
+compares what its pack predicts to lose with what is measured, and a classifier's classes (`agreement`).
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Protocol, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
-from tensorguard.bench import heads
+from tensorguard.bench import agreement, heads
+from tensorguard.bench.agreement import FULL, QUICK
 from tensorguard.bench.heads import Head
-from tensorguard.bench.naive import NaiveBatch, NaivePolynomial, NaiveTenSeal, in_batches
+from tensorguard.bench.naive import NaiveBatch, NaivePolynomial, NaiveTenSeal
+from tensorguard.bench.ours import KERNELS, Ours, OursInBatches, Signed, backends
+from tensorguard.bench.peers import PEERS, Peer, PeerFailed
+from tensorguard.bench.peers import interpreters as find_interpreters
 from tensorguard.bench.report import Report, Result, commit, machine, ratios, versions
-from tensorguard.crypto.hybrid import SoftwareHybridSigner
-from tensorguard.crypto.trust import TrustStore
-from tensorguard.moai import pack
-from tensorguard.moai.backends.base import (
-    Backend,
-    BackendUnusable,
-    LayoutUnsupported,
-    open_backend,
-)
-from tensorguard.moai.client import ClientKeys
-from tensorguard.moai.compile import build_pack, compile_network
-from tensorguard.moai.plan import Layout
+from tensorguard.bench.timing import InProcess, Variant
+from tensorguard.errors import InputError
+from tensorguard.moai.backends.base import Backend
 
-Floats = npt.NDArray[np.float64]
 Progress = Callable[[str], None]
 SEED = 20240917
 ROUNDS = 50
 QUICK_ROUNDS = 2  # of our variants, behind one that warms up; naive TenSEAL runs once
-KERNELS = ("scalar", "avx2", "ifma")
-_PACK_LIMIT = 1 << 26
 
 CASES: Mapping[str, Callable[[int], Head]] = MappingProxyType(
     {
@@ -67,108 +57,15 @@ BARS: Mapping[tuple[str, str, str], float] = MappingProxyType(
         **{("chebyshev-27", name, "error"): 100 for name in ("tenseal", *_NATIVE)},
     }
 )
-
-T = TypeVar("T")
-
-
-class Variant(Protocol[T]):
-    """One program; its ciphertexts are its own."""
-
-    def encrypt(self, x: Floats) -> T:
-        """Encrypt one raw input."""
-        ...
-
-    def evaluate(self, encrypted: T) -> T:
-        """Do what the server does: this is timed."""
-        ...
-
-    def decrypt(self, encrypted: T) -> Floats:
-        """Return the outputs."""
-        ...
+# Against Orion, with the kernels of any CPU since 2013: its ring arithmetic is scalar, as our slowest is.
+ORION_BARS: Mapping[tuple[str, str, str], float] = MappingProxyType(
+    {("mlp-64-32-10", name, "cpu"): 3 for name in ("native-avx2", "native-ifma")}
+)
 
 
-@dataclass(frozen=True)
-class Signed:
-    """A signed and verified pack of a head, and one client of it."""
-
-    pack: pack.VerifiedPack
-
-    @classmethod
-    def of(cls, head: Head) -> Signed:
-        """Compile, sign and verify."""
-        signer = SoftwareHybridSigner.generate()
-        layout: Layout = "columns" if head.batch else "blocks"
-        compiled = compile_network(head.network, head.calibration, layout=layout)
-        data = build_pack(compiled, name="bench", version="1", signer=signer)
-        trust = TrustStore.from_keys({"bench": signer.public_key})
-        return cls(pack.verify(pack.read(data, limit=_PACK_LIMIT), trust))
-
-    @cached_property
-    def client(self) -> ClientKeys:
-        """The client, with a fresh secret key."""
-        return ClientKeys.generate(self.pack.spec.view())
-
-    @cached_property
-    def keys(self) -> bytes:
-        """The frame of the client's evaluation keys."""
-        return self.client.evaluation_keys()
-
-
-class Ours:
-    """Encrypts, evaluates and decrypts through a signed pack, a backend and the client."""
-
-    def __init__(self, signed: Signed, backend: Backend) -> None:
-        self._client = signed.client
-        self._model = backend.load(signed.pack)
-        self._keys = self._model.load_keys(signed.keys)
-
-    def encrypt(self, x: Floats) -> bytes:
-        """Return the frame of one raw input."""
-        return self._client.encrypt(x)
-
-    def evaluate(self, encrypted: bytes) -> bytes:
-        """Do what the server does."""
-        return self._model.evaluate(self._keys, encrypted)
-
-    def decrypt(self, encrypted: bytes) -> Floats:
-        """Return the outputs."""
-        return self._client.decrypt(encrypted)
-
-
-class OursInBatches:
-    """The same for many samples; a frame holds as many as a ciphertext has slots."""
-
-    def __init__(self, signed: Signed, backend: Backend) -> None:
-        self._client = signed.client
-        self._model = backend.load(signed.pack)
-        self._keys = self._model.load_keys(signed.keys)
-        self._samples = signed.pack.spec.parameters.slots
-        self._rows = 0  # of what was encrypted last
-
-    def encrypt(self, x: Floats) -> list[bytes]:
-        """Return the frames of rows of raw inputs."""
-        self._rows = len(x)
-        return [self._client.encrypt_batch(part) for part in in_batches(x, self._samples)]
-
-    def evaluate(self, encrypted: list[bytes]) -> list[bytes]:
-        """Do what the server does."""
-        return [self._model.evaluate(self._keys, frame) for frame in encrypted]
-
-    def decrypt(self, encrypted: list[bytes]) -> Floats:
-        """Return the outputs by rows."""
-        parts = [self._client.decrypt_batch(x, samples=self._samples) for x in encrypted]
-        return np.concatenate(parts)[: self._rows]
-
-
-def backends() -> tuple[dict[str, Backend], list[str]]:
-    """Return our backends by the name of their variant, and what this machine cannot run."""
-    found, missing = {"tenseal": open_backend("tenseal")}, []
-    for name in KERNELS:
-        try:
-            found[f"native-{name}"] = open_backend("native", kernels=name)
-        except BackendUnusable as error:
-            missing.append(f"native-{name}: {error}")
-    return found, missing
+class CaseUnknown(InputError):
+    code = "bench_case"
+    remedy = f"Choose from {', '.join(CASES)}."
 
 
 def run(
@@ -177,35 +74,49 @@ def run(
     progress: Progress,
     seed: int = SEED,
     cases: Mapping[str, Callable[[int], Head]] = CASES,
+    peers: Mapping[str, Path] = MappingProxyType({}),
 ) -> Report:
-    """Run all cases. `quick` takes fewer rounds; it ends within 50 s on two cores."""
+    """Run all cases. `quick` takes fewer rounds; it ends within 50 s on two cores.
+
+    `peers` are interpreters by the name of the peer that they have. Raises `PeerUnknown`.
+    """
+    interpreters, without = find_interpreters(peers)
     ours, missing = backends()
-    results: list[Result] = []
+    runner = _Runner(ours, interpreters, quick=quick, missing=[*missing, *without])
     for case, make in cases.items():
         if quick and case in LONG:
-            missing.append(f"{case}: it takes too long for --quick")
+            runner.missing.append(f"{case}: it takes too long for --quick")
             continue
         progress(case)
         try:
             head = make(seed)
         except ImportError as error:
-            missing.append(f"{case}: {error.name} is not installed")
+            runner.missing.append(f"{case}: {error.name} is not installed")
             continue
-        found, cannot = _measure(case, head, ours, quick=quick)
-        results += found
-        missing += cannot
+        runner.measure(case, head)
+    results, metrics = runner.results, ("wall", "cpu", "error")
     return Report(
         bench="inference",
         commit=commit(),
         machine=machine(),
-        versions=versions("numpy", "tenseal"),
+        versions={**versions("numpy", "tenseal"), **runner.versions},
         seed=seed,
         results=tuple(results),
-        ratios=ratios(
-            results, against="tenseal-naive", metrics=("wall", "cpu", "error"), bars=BARS
+        ratios=(
+            *ratios(results, against="tenseal-naive", metrics=metrics, bars=BARS),
+            *ratios(results, against="orion", metrics=metrics, bars=ORION_BARS),
+            *agreement.bars(results),
         ),
-        missing=tuple(missing),
+        missing=tuple(runner.missing),
     )
+
+
+def choose(names: Sequence[str]) -> Mapping[str, Callable[[int], Head]]:
+    """Return the cases of these names, all when there are none. Raises `CaseUnknown`."""
+    unknown = set(names) - set(CASES)
+    if unknown:
+        raise CaseUnknown(f"there is no case {', '.join(sorted(unknown))}")
+    return {name: CASES[name] for name in names} if names else CASES
 
 
 def _naive(head: Head) -> NaiveTenSeal:
@@ -214,35 +125,73 @@ def _naive(head: Head) -> NaiveTenSeal:
     return NaivePolynomial(head.network) if head.elementwise else NaiveTenSeal(head.network)
 
 
-def _measure(
-    case: str, head: Head, ours: Mapping[str, Backend], *, quick: bool
-) -> tuple[list[Result], list[str]]:
-    signed, network = Signed.of(head), head.network
-    naive, missing = _naive(head), []
-    variants: dict[str, Variant[Any]] = {"tenseal-naive": naive}
-    for name, backend in ours.items():
-        try:
-            variants[name] = (OursInBatches if head.batch else Ours)(signed, backend)
-        except LayoutUnsupported as refusal:
-            missing.append(f"{case} {name}: {refusal}")
-    values: dict[tuple[str, str, str], list[float]] = {}
-    for turn in range(1 + (QUICK_ROUNDS if quick else ROUNDS)):  # the first round warms up
-        x = head.inputs if head.batch else head.inputs[turn % len(head.inputs)]
-        rows = network.raw(np.atleast_2d(x)) * network.output_scale + network.output_offset
-        truth = rows if head.batch else rows[0]
-        for name, variant in variants.items():
-            if quick and variant is naive and turn != 1:
+class _Runner:
+    """Measures one case after the other, and gathers what was found."""
+
+    def __init__(
+        self,
+        ours: Mapping[str, Backend],
+        interpreters: Mapping[str, Path],
+        *,
+        quick: bool,
+        missing: list[str],
+    ) -> None:
+        self._ours = ours
+        self._interpreters = interpreters
+        self._quick = quick
+        self.missing = missing
+        self.results: list[Result] = []
+        self.versions: dict[str, str] = {}
+
+    def measure(self, case: str, head: Head) -> None:
+        """Measure speed, agreement and precision of one case."""
+        signed, effort = Signed.of(head), QUICK if self._quick else FULL
+        models, cannot = signed.models(self._ours)
+        self.missing += [f"{case} {line}" for line in cannot]
+        variants: dict[str, Variant] = {"tenseal-naive": InProcess(_naive(head))}
+        for name, model in models.items():
+            batches = InProcess(OursInBatches(signed, model)) if head.batch else None
+            variants[name] = batches or InProcess(Ours(signed, model))
+        with ExitStack() as stack:
+            for name, peer in self._peers(case, head, signed).items():
+                stack.callback(peer.close)
+                variants[name] = peer
+                self.versions |= peer.versions
+            self.results += self._rounds(case, head, variants)
+        if head.classes:
+            self.results += agreement.classes(case, head, signed, models, effort)
+        self.results += agreement.prediction(case, head, signed, models, effort)
+
+    def _peers(self, case: str, head: Head, signed: Signed) -> dict[str, Peer]:
+        found = {}
+        for name, interpreter in self._interpreters.items():
+            row = PEERS[name]
+            slow = "it takes too long for --quick" if self._quick and row.slow else ""
+            if why := row.refuses(head) or slow:
+                self.missing.append(f"{case} {name}: {why}")
                 continue
-            encrypted = variant.encrypt(x)
-            wall, cpu = time.perf_counter(), time.process_time()
-            result = variant.evaluate(encrypted)
-            cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
-            if turn:
-                error = float(np.abs(variant.decrypt(result) - truth).max())
-                for key, value in (
-                    ((name, "wall", "ms"), wall * 1e3),
-                    ((name, "cpu", "ms"), cpu * 1e3),
-                    ((name, "error", "max abs"), error),
-                ):
-                    values.setdefault(key, []).append(value)
-    return [Result.of(case, *key, found) for key, found in values.items()], missing
+            try:
+                found[name] = Peer.open(name, interpreter, head, signed.pack.spec.parameters)
+            except PeerFailed as error:
+                self.missing.append(f"{case} {error}")
+        return found
+
+    def _rounds(self, case: str, head: Head, variants: Mapping[str, Variant]) -> list[Result]:
+        values: dict[tuple[str, str, str], list[float]] = {}
+        network = head.network
+        for turn in range(1 + (QUICK_ROUNDS if self._quick else ROUNDS)):  # the first warms up
+            x = head.inputs if head.batch else head.inputs[turn % len(head.inputs)]
+            rows = network.raw(np.atleast_2d(x)) * network.output_scale + network.output_offset
+            truth = rows if head.batch else rows[0]
+            for name, variant in variants.items():
+                if self._quick and name == "tenseal-naive" and turn != 1:
+                    continue
+                measured = variant.measure(x)
+                if turn:
+                    for key, value in (
+                        ((name, "wall", "ms"), measured.wall * 1e3),
+                        ((name, "cpu", "ms"), measured.cpu * 1e3),
+                        ((name, "error", "max abs"), np.abs(measured.outputs - truth).max()),
+                    ):
+                        values.setdefault(key, []).append(float(value))
+        return [Result.of(case, *key, found) for key, found in values.items()]

@@ -35,10 +35,29 @@ class Result:
         p10, median, p90 = (float(v) for v in np.percentile(values, [10, 50, 90]))
         return cls(case, variant, metric, unit, len(values), median, p10, p90)
 
+    @classmethod
+    def root_mean_square(
+        cls, case: str, variant: str, metric: str, unit: str, squares: Sequence[float]
+    ) -> Result:
+        """Summarise mean squares: `median` is the root of their mean, the percentiles are of roots."""
+        p10, p90 = (float(v) for v in np.sqrt(np.percentile(squares, [10, 90])))
+        total = float(np.sqrt(np.mean(squares)))
+        return cls(case, variant, metric, unit, len(squares), total, p10, p90)
+
+    @classmethod
+    def single(
+        cls, case: str, variant: str, metric: str, unit: str, value: float, *, n: int
+    ) -> Result:
+        """Give one number that is about `n` samples together, such as a share of them."""
+        return cls(case, variant, metric, unit, n, value, value, value)
+
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """How many times less `variant` takes than `against`. `bar` is null where nothing is promised."""
+    """How many times less `variant` takes than `against`. `bar` is null where nothing is promised.
+
+    Of the metric "argmax" it is the share of `against` that `variant` has.
+    """
 
     case: str
     variant: str
@@ -47,6 +66,12 @@ class Ratio:
     value: float
     bar: float | None
     holds: bool | None
+
+    @classmethod
+    def at_least(cls, of: Result, against: Result, value: float, bar: float | None) -> Ratio:
+        """Hold `value`, of the one result against the other, to a bar."""
+        holds = None if bar is None else value >= bar
+        return cls(of.case, of.variant, against.variant, of.metric, value, bar, holds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,17 +114,7 @@ def ratios(
                 continue
             value = base.median / other.median
             bar = bars.get((other.case, other.variant, other.metric))
-            found.append(
-                Ratio(
-                    other.case,
-                    other.variant,
-                    against,
-                    other.metric,
-                    value,
-                    bar,
-                    None if bar is None else value >= bar,
-                )
-            )
+            found.append(Ratio.at_least(other, base, value, bar))
     return tuple(found)
 
 

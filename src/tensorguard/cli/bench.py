@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from tensorguard.bench.report import Report
+from tensorguard.bench.report import Ratio, Report
 
 app = typer.Typer(help="Measure on this machine, beside what others do.", no_args_is_help=True)
 progress = Console(stderr=True)
@@ -36,7 +37,7 @@ def _print(report: Report, *, as_json: bool, check: bool) -> None:
         for ratio in report.ratios:
             typer.echo(
                 f"{ratio.case:<16} {ratio.variant} is {ratio.value:.3g}x {ratio.against} "
-                f"({ratio.metric})"
+                f"({ratio.metric}){_bar(ratio)}"
             )
         for name in report.missing:
             typer.echo(f"missing: {name}")
@@ -44,13 +45,39 @@ def _print(report: Report, *, as_json: bool, check: bool) -> None:
         raise typer.Exit(1)
 
 
+def _bar(ratio: Ratio) -> str:
+    if ratio.bar is None:
+        return ""
+    return f", bar {ratio.bar:g}: {'holds' if ratio.holds else 'MISSED'}"
+
+
 @app.command()
-def inference(as_json: AsJson = False, quick: Quick = False, check: Check = False) -> None:
-    """Encrypted inference beside naive TenSEAL: server time, CPU and error."""
+def inference(
+    as_json: AsJson = False,
+    quick: Quick = False,
+    check: Check = False,
+    case: Annotated[list[str] | None, typer.Option(help="Only this case; may be repeated.")] = None,
+    peer: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=PYTHON",
+            help="A peer and the interpreter that has it, such as orion=peers/orion/bin/python.",
+        ),
+    ] = None,
+) -> None:
+    """Encrypted inference beside naive TenSEAL and Orion: server time, CPU, error and classes."""
     from tensorguard.bench import inference as runner
 
+    peers = {}
+    for option in peer or []:
+        name, equals, python = option.partition("=")
+        if not equals or not python:
+            raise typer.BadParameter("a peer is NAME=PYTHON", param_hint="--peer")
+        peers[name] = Path(python)
     with progress.status("Training and encrypting") as status:
-        report = runner.run(quick=quick, progress=status.update)
+        report = runner.run(
+            quick=quick, progress=status.update, cases=runner.choose(case or []), peers=peers
+        )
     _print(report, as_json=as_json, check=check)
 
 

@@ -165,6 +165,11 @@ class ClientKeys:
         columns = self._decrypt(frame, columns=len(self.view.output.scale))
         return finish(self.view.output, np.stack([slots[:samples] for slots in columns], axis=1))
 
+    def decrypt_slots(self, frame: bytes) -> list[Floats]:
+        """Return all slots of each ciphertext of a result, as they are: what noise is measured on."""
+        in_columns = self.view.packing.layout == "columns"
+        return self._decrypt(frame, columns=len(self.view.output.scale) if in_columns else 1)
+
     def _decrypt(self, frame: bytes, *, columns: int) -> list[Floats]:
         limit = columns * (2 * self.parameters.degree * 8 + _SLACK)
         parsed = parse_frame(
