@@ -4,7 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tensorguard.bench import heads, inference
+from tensorguard.bench import agreement, heads, inference
 from tensorguard.bench.naive import NaivePolynomial
 from tensorguard.bench.report import Result, commit, machine, ratios
 
@@ -22,20 +22,26 @@ def test_the_report_has_the_agreed_form_and_names_what_is_missing():
     }  # fmt: skip
     assert document["bench"] == "inference"
     backends, cannot = inference.backends()
-    assert document["missing"] == [*cannot, "other: peer is not installed"]
+    assert set(cannot) < set(document["missing"])
+    assert document["missing"][-1] == "other: peer is not installed"
     rows = {(row["variant"], row["metric"]): row for row in document["results"]}
-    assert set(rows) == {
+    timed = {
         (variant, metric)
         for variant in ("tenseal-naive", *backends)
         for metric in ("wall", "cpu", "error")
     }
-    for (variant, _), row in rows.items():
-        assert row["n"] == (1 if variant == "tenseal-naive" else inference.QUICK_ROUNDS)
-        assert row["p10"] <= row["median"] <= row["p90"]
+    assert set(rows) == timed | {(name, "error-rms") for name in ("predicted", *backends)}
+    for key in timed:
+        assert rows[key]["n"] == (1 if key[0] == "tenseal-naive" else inference.QUICK_ROUNDS)
+        assert rows[key]["p10"] <= rows[key]["median"] <= rows[key]["p90"]
     assert all(rows[name, "error"]["median"] < 1e-5 for name in backends)
     assert rows["tenseal-naive", "error"]["median"] < 1e-3
-    assert {row["metric"] for row in document["ratios"]} == {"wall", "cpu", "error"}
-    assert all(row["bar"] is None and row["holds"] is None for row in document["ratios"])
+    assert {row["metric"] for row in document["ratios"]} == {"wall", "cpu", "error", "error-rms"}
+    promised = [row for row in document["ratios"] if row["metric"] == "error-rms"]
+    assert {row["variant"] for row in promised} == {"predicted", *backends}  # both ways
+    assert all(row["bar"] == agreement.PREDICTION_BAR and row["holds"] for row in promised)
+    others = [row for row in document["ratios"] if row["metric"] != "error-rms"]
+    assert all(row["bar"] is None and row["holds"] is None for row in others)
     assert not report.failed
 
 
@@ -49,8 +55,9 @@ def test_every_kind_of_kernels_is_measured_or_named_as_missing():
 
 def test_every_bar_is_of_a_case_and_a_variant_that_exist():
     names = {"tenseal", *(f"native-{name}" for name in inference.KERNELS)}
-    assert {case for case, _, _ in inference.BARS} <= set(inference.CASES)
-    assert {variant for _, variant, _ in inference.BARS} <= names
+    for bars in (inference.BARS, inference.ORION_BARS):
+        assert {case for case, _, _ in bars} <= set(inference.CASES)
+        assert {variant for _, variant, _ in bars} <= names
     assert set(inference.CASES) >= inference.LONG
 
 
@@ -71,8 +78,18 @@ def test_batches_are_measured_on_native_and_missing_on_tenseal():
     errors = {row.variant: row.median for row in report.results if row.metric == "error"}
     natives = {name for name in inference.backends()[0] if name.startswith("native")}
     assert set(errors) == {"tenseal-naive", *natives}
+    assert any(line.startswith("batch orion: ") for line in report.missing) or any(
+        line.startswith("orion: ") for line in report.missing
+    )
     assert errors.pop("tenseal-naive") < 1e-2
     assert all(error < 1e-4 for error in errors.values())
+
+
+def test_cases_are_chosen_by_name_and_unknown_ones_refused():
+    assert list(inference.choose(["chebyshev-27", "matvec-256"])) == ["chebyshev-27", "matvec-256"]
+    assert inference.choose([]) is inference.CASES
+    with pytest.raises(inference.CaseUnknown):
+        inference.choose(["matvec-257"])
 
 
 def test_the_naive_polynomial_is_the_same_polynomial():
