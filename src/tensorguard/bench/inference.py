@@ -75,14 +75,16 @@ def run(
     seed: int = SEED,
     cases: Mapping[str, Callable[[int], Head]] = CASES,
     peers: Mapping[str, Path] = MappingProxyType({}),
+    rounds: int = ROUNDS,
 ) -> Report:
-    """Run all cases. `quick` takes fewer rounds; it ends within 50 s on two cores.
+    """Run all cases, `rounds` times each. `quick` takes fewer; it ends within 50 s on two cores.
 
     `peers` are interpreters by the name of the peer that they have. Raises `PeerUnknown`.
     """
     interpreters, without = find_interpreters(peers)
     ours, missing = backends()
-    runner = _Runner(ours, interpreters, quick=quick, missing=[*missing, *without])
+    missing += without
+    runner = _Runner(ours, interpreters, quick=quick, rounds=rounds, missing=missing)
     for case, make in cases.items():
         if quick and case in LONG:
             runner.missing.append(f"{case}: it takes too long for --quick")
@@ -134,18 +136,21 @@ class _Runner:
         interpreters: Mapping[str, Path],
         *,
         quick: bool,
+        rounds: int,
         missing: list[str],
     ) -> None:
         self._ours = ours
         self._interpreters = interpreters
         self._quick = quick
+        self._rounds = QUICK_ROUNDS if quick else rounds
+        self._effort = FULL if self._rounds >= ROUNDS else QUICK
         self.missing = missing
         self.results: list[Result] = []
         self.versions: dict[str, str] = {}
 
     def measure(self, case: str, head: Head) -> None:
         """Measure speed, agreement and precision of one case."""
-        signed, effort = Signed.of(head), QUICK if self._quick else FULL
+        signed, effort = Signed.of(head), self._effort
         models, cannot = signed.models(self._ours)
         self.missing += [f"{case} {line}" for line in cannot]
         variants: dict[str, Variant] = {"tenseal-naive": InProcess(_naive(head))}
@@ -157,7 +162,7 @@ class _Runner:
                 stack.callback(peer.close)
                 variants[name] = peer
                 self.versions |= peer.versions
-            self.results += self._rounds(case, head, variants)
+            self.results += self._timed(case, head, variants)
         if head.classes:
             self.results += agreement.classes(case, head, signed, models, effort)
         self.results += agreement.prediction(case, head, signed, models, effort)
@@ -176,10 +181,10 @@ class _Runner:
                 self.missing.append(f"{case} {error}")
         return found
 
-    def _rounds(self, case: str, head: Head, variants: Mapping[str, Variant]) -> list[Result]:
+    def _timed(self, case: str, head: Head, variants: Mapping[str, Variant]) -> list[Result]:
         values: dict[tuple[str, str, str], list[float]] = {}
         network = head.network
-        for turn in range(1 + (QUICK_ROUNDS if self._quick else ROUNDS)):  # the first warms up
+        for turn in range(1 + self._rounds):  # the first warms up
             x = head.inputs if head.batch else head.inputs[turn % len(head.inputs)]
             rows = network.raw(np.atleast_2d(x)) * network.output_scale + network.output_offset
             truth = rows if head.batch else rows[0]

@@ -57,6 +57,13 @@ def inference(
     quick: Quick = False,
     check: Check = False,
     case: Annotated[list[str] | None, typer.Option(help="Only this case; may be repeated.")] = None,
+    rounds: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="Of each variant. Below 50, classes and errors are looked at as with --quick.",
+        ),
+    ] = 50,
     peer: Annotated[
         list[str] | None,
         typer.Option(
@@ -76,7 +83,11 @@ def inference(
         peers[name] = Path(python)
     with progress.status("Training and encrypting") as status:
         report = runner.run(
-            quick=quick, progress=status.update, cases=runner.choose(case or []), peers=peers
+            quick=quick,
+            progress=status.update,
+            cases=runner.choose(case or []),
+            peers=peers,
+            rounds=rounds,
         )
     _print(report, as_json=as_json, check=check)
 

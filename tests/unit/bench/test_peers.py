@@ -82,6 +82,7 @@ def test_a_peer_takes_its_turn_and_is_named_when_it_cannot(table):
     assert not [row for row in slow.results if row.variant == "mine"]
 
 
+@pytest.mark.invariant("TG-I87")
 @pytest.mark.parametrize(
     ("script", "reason"),
     [
