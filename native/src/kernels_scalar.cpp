@@ -9,50 +9,113 @@ namespace {
 
 #include "blake2.hpp"
 
-// Harvey's butterflies: values below 4q forward, below 2q backward.
-void ntt(u64* a, const u64* source, const NttTables& tables) {
-  const std::size_t n = tables.degree;
-  const u64 q = tables.modulus.value, twice = 2 * q;
-  const auto& d = tables.forward;
-  std::size_t gap = n;
-  for (std::size_t blocks = 1; blocks < n; blocks <<= 1, source = a) {
-    gap >>= 1;
-    for (std::size_t i = 0; i < blocks; ++i) {
-      const Factor w{d.root[blocks + i], d.quotient64[blocks + i], 0};
-      const u64* from = source + 2 * i * gap;
-      u64* x = a + 2 * i * gap;
-      for (std::size_t j = 0; j < gap; ++j) {
-        const u64 u = subtract_if(from[j], twice);
-        const u64 v = multiply_lazy(from[j + gap], w, q);
-        x[j] = u + v;
-        x[j + gap] = u + twice - v;
-      }
+// Harvey's butterflies. Forward, values below 4q stay so; backward, values below 2q stay so.
+inline void forward(u64& x, u64& y, const Factor& w, u64 q) {
+  const u64 u = subtract_if(x, 2 * q), v = multiply_lazy(y, w, q);
+  x = u + v;
+  y = u + 2 * q - v;
+}
+
+inline void backward(u64& x, u64& y, const Factor& w, u64 q) {
+  const u64 u = x, v = y;
+  x = subtract_if(u + v, 2 * q);
+  y = multiply_lazy(u + 2 * q - v, w, q);
+}
+
+inline Factor root(const NttTables::Direction& d, std::size_t i) {
+  return {d.root[i], d.quotient64[i], 0};
+}
+
+u64 below(u64 x, u64 q) { return subtract_if(subtract_if(x, 2 * q), q); }
+
+// Two stages at once: four values are read and written once for four butterflies.
+template <bool kLast>
+void forward_pair(u64* a, const u64* source, std::size_t blocks, std::size_t gap,
+                  const NttTables& tables) {
+  const u64 q = tables.modulus.value;
+  for (std::size_t i = 0; i < blocks; ++i) {
+    const Factor w = root(tables.forward, blocks + i);
+    const Factor low = root(tables.forward, 2 * (blocks + i));
+    const Factor high = root(tables.forward, 2 * (blocks + i) + 1);
+    const u64* from = source + 4 * i * gap;
+    u64* to = a + 4 * i * gap;
+    for (std::size_t j = 0; j < gap; ++j) {
+      u64 x0 = from[j], x1 = from[j + gap], x2 = from[j + 2 * gap], x3 = from[j + 3 * gap];
+      forward(x0, x2, w, q);
+      forward(x1, x3, w, q);
+      forward(x0, x1, low, q);
+      forward(x2, x3, high, q);
+      to[j] = kLast ? below(x0, q) : x0;
+      to[j + gap] = kLast ? below(x1, q) : x1;
+      to[j + 2 * gap] = kLast ? below(x2, q) : x2;
+      to[j + 3 * gap] = kLast ? below(x3, q) : x3;
     }
   }
-  for (std::size_t i = 0; i < n; ++i) a[i] = subtract_if(subtract_if(a[i], twice), q);
+}
+
+void ntt(u64* a, const u64* source, const NttTables& tables) {
+  const std::size_t n = tables.degree;
+  const u64 q = tables.modulus.value;
+  std::size_t blocks = 1, gap = n / 4;
+  if (tables.log_degree % 2 != 0) {
+    const Factor w = root(tables.forward, 1);
+    for (std::size_t j = 0; j < n / 2; ++j) {
+      u64 x = source[j], y = source[j + n / 2];
+      forward(x, y, w, q);
+      a[j] = x;
+      a[j + n / 2] = y;
+    }
+    source = a;
+    blocks = 2;
+    gap /= 2;
+  }
+  for (; gap > 1; blocks *= 4, gap /= 4, source = a)
+    forward_pair<false>(a, source, blocks, gap, tables);
+  forward_pair<true>(a, source, blocks, gap, tables);
 }
 
 void inverse_ntt(u64* a, const u64* source, const NttTables& tables) {
   const std::size_t n = tables.degree;
-  const u64 q = tables.modulus.value, twice = 2 * q;
+  const u64 q = tables.modulus.value;
   const auto& d = tables.backward;
-  std::size_t gap = 1;
-  for (std::size_t blocks = n >> 1; blocks > 1; blocks >>= 1, gap <<= 1, source = a) {
-    for (std::size_t i = 0; i < blocks; ++i) {
-      const Factor w{d.root[blocks + i], d.quotient64[blocks + i], 0};
-      const u64* from = source + 2 * i * gap;
-      u64* x = a + 2 * i * gap;
+  std::size_t blocks = n / 2, gap = 1;
+  for (; blocks > 2; blocks /= 4, gap *= 4, source = a) {
+    for (std::size_t i = 0; i < blocks / 2; ++i) {
+      const Factor low = root(d, blocks + 2 * i), high = root(d, blocks + 2 * i + 1);
+      const Factor w = root(d, blocks / 2 + i);
+      const u64* from = source + 4 * i * gap;
+      u64* to = a + 4 * i * gap;
       for (std::size_t j = 0; j < gap; ++j) {
-        const u64 u = from[j], v = from[j + gap];
-        x[j] = subtract_if(u + v, twice);
-        x[j + gap] = multiply_lazy(u + twice - v, w, q);
+        u64 x0 = from[j], x1 = from[j + gap], x2 = from[j + 2 * gap], x3 = from[j + 3 * gap];
+        backward(x0, x1, low, q);
+        backward(x2, x3, high, q);
+        backward(x0, x2, w, q);
+        backward(x1, x3, w, q);
+        to[j] = x0;
+        to[j + gap] = x1;
+        to[j + 2 * gap] = x2;
+        to[j + 3 * gap] = x3;
       }
     }
   }
-  for (std::size_t j = 0; j < gap; ++j) {
-    const u64 u = source[j], v = source[j + gap];
+  if (blocks == 2) {
+    for (std::size_t i = 0; i < 2; ++i) {
+      const Factor w = root(d, 2 + i);
+      const u64* from = source + 2 * i * gap;
+      u64* to = a + 2 * i * gap;
+      for (std::size_t j = 0; j < gap; ++j) {
+        u64 x = from[j], y = from[j + gap];
+        backward(x, y, w, q);
+        to[j] = x;
+        to[j + gap] = y;
+      }
+    }
+    source = a;
+  }
+  for (std::size_t j = 0; j < n / 2; ++j) {
+    const u64 u = source[j], v = source[j + n / 2];
     a[j] = multiply(u + v, tables.inverse_degree, q);
-    a[j + gap] = multiply(u + twice - v, tables.inverse_degree_last, q);
+    a[j + n / 2] = multiply(u + 2 * q - v, tables.inverse_degree_last, q);
   }
 }
 
