@@ -166,7 +166,7 @@ class ClientKeys:
         return finish(self.view.output, np.stack([slots[:samples] for slots in columns], axis=1))
 
     def decrypt_slots(self, frame: bytes) -> list[Floats]:
-        """Return all slots of each ciphertext of a result, as they are: what noise is measured on."""
+        """Return all slots of each ciphertext of a result, for measuring noise. Never share them."""
         in_columns = self.view.packing.layout == "columns"
         return self._decrypt(frame, columns=len(self.view.output.scale) if in_columns else 1)
 

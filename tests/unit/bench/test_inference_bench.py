@@ -85,6 +85,12 @@ def test_batches_are_measured_on_native_and_missing_on_tenseal():
     assert all(error < 1e-4 for error in errors.values())
 
 
+def test_the_rounds_that_were_asked_for_are_measured():
+    cases = {"matvec-8": lambda seed: heads.matvec(8, seed=seed)}
+    report = inference.run(quick=False, rounds=3, progress=lambda _: None, cases=cases)
+    assert {row.n for row in report.results if row.metric == "cpu"} == {3}
+
+
 def test_cases_are_chosen_by_name_and_unknown_ones_refused():
     assert list(inference.choose(["chebyshev-27", "matvec-256"])) == ["chebyshev-27", "matvec-256"]
     assert inference.choose([]) is inference.CASES
