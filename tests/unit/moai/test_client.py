@@ -42,7 +42,9 @@ def test_only_the_client_module_can_name_a_secret_key():
         }
         if found := (names | imported) & SECRET_NAMES:
             seen[str(path.relative_to(root))] = found
-    assert seen == {"moai/client.py": SECRET_NAMES}
+    # the other one is Orion's client, with keys of Lattigo's, in the bench's peer process
+    theirs = {"KeyGenerator", "Encryptor", "Decryptor"}
+    assert seen == {"moai/client.py": SECRET_NAMES, "bench/peer_orion.py": theirs}
 
 
 def test_keys_survive_saving_and_are_private(tiny, tmp_path):
