@@ -23,8 +23,9 @@ setup:
 test: setup ## all tests, with every real peer
 	$(BIN)/python -m pytest -n 2 --dist loadgroup $(PYTEST_ARGS)
 
-soak: setup ## the fault tests at full length, about ten minutes: kills, cuts, full disks, retries
-	TG_TEST_SOAK=1 $(BIN)/python -m pytest --timeout 1800 tests/system/test_*_faults.py $(PYTEST_ARGS)
+soak: setup ## the fault tests at full length, about fifteen minutes: kills, cuts, full disks, retries, mutations
+	TG_TEST_SOAK=1 $(BIN)/python -m pytest --timeout 1800 -rP tests/system/test_*_faults.py \
+	  tests/attacks/test_gateway_mutations.py tests/attacks/test_pack_mutations.py $(PYTEST_ARGS)
 
 sanitize: setup ## the native runtime's self-test under AddressSanitizer and UndefinedBehaviorSanitizer
 	PATH=$(CURDIR)/$(BIN):$$PATH $(MAKE) -C native sanitize
