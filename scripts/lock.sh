@@ -11,7 +11,7 @@ echo 'uv>=0.9' | .venv/bin/uv pip compile --quiet --universal --python-version 3
 compile --output-file requirements/runtime.txt
 compile --extra examples --extra sklearn --group build --constraint requirements/runtime.txt \
   --output-file requirements/run.txt
-compile --extra examples --extra bench --extra mcap --extra onnx --extra sklearn --group build --group dev \
+compile --extra examples --extra bench --extra mcap --extra onnx --extra ray --extra sklearn --group build --group dev \
   --constraint requirements/run.txt --output-file requirements/dev.txt
 .venv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
   --no-emit-index-url --no-header --custom-compile-command 'make lock' --group native-build \

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ if TYPE_CHECKING:  # the platform is imported by the tests that want one
     from support.postgresql import Cluster
     from tensorguard.settings import Settings
 
+os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # Ray binds to 127.0.0.1; read on import
 BACKENDS = ("sqlite", "postgresql")
 UNIT = Path(__file__).parent / "unit"
 

@@ -52,6 +52,7 @@ class Probes:
     key_provider: Probe | None = None
     database_revision: Probe | None = None
     trust_store: Probe | None = None
+    ray: Probe | None = None
     components: tuple[str, ...] = ()
     now: Callable[[], datetime] = field(default=lambda: datetime.now(UTC))
 
@@ -305,6 +306,7 @@ def _unsafe(settings: Settings, probes: Probes) -> str | None:
     return f"Unsafe components are configured: {', '.join(found)}." if found else None
 
 
+RAY_TOKEN: Final = "token"  # noqa: S105 - a mode of Ray's, no password
 BACKEND_MODULES: Final[Mapping[str, str]] = {
     "tenseal": "tenseal",
     "native": "tensorguard_moai_native",
@@ -360,6 +362,31 @@ def _grants(settings: Settings, _: Probes) -> str | None:
     if scheme != "https" and not Path(settings.grant_jwks).is_file():
         return f"TG_GRANT_JWKS {settings.grant_jwks} is neither an https URL nor a file."
     return None
+
+
+POOLS: Final = ("local", "ray")
+
+
+def _serving_pool(settings: Settings, probes: Probes) -> str | None:
+    if settings.serving_pool not in POOLS:
+        return f"TG_SERVING_POOL names {settings.serving_pool[:32]!r}, which does not exist."
+    if settings.serving_pool != "ray" or "TG_RAY_ADDRESS" in settings.malformed:
+        return None
+    if settings.ray_address is None:
+        return "TG_SERVING_POOL is ray, but TG_RAY_ADDRESS is not set."
+    if settings.production and _ray_network(settings, probes) is not None:
+        return None  # said by its own gate; nothing is sent into such a network
+    return probes.ray(settings) if probes.ray else None
+
+
+def _ray_network(settings: Settings, _: Probes) -> str | None:
+    if settings.serving_pool != "ray" or settings.ray_address is None:
+        return None
+    if settings.ray_private_network or (
+        settings.ray_auth_mode == RAY_TOKEN and settings.ray_use_tls
+    ):
+        return None
+    return "The Ray cluster admits whoever reaches its ports."
 
 
 # --- agent ----------------------------------------------------------------------------------
@@ -520,6 +547,23 @@ GATES: Final = (
         "serving without the platform's token-signing keys",
         "Set TG_GRANT_JWKS to the platform's https://…/.well-known/jwks.json or a copy of it.",
         _grants,
+    ),
+    Gate(
+        "SERVING_POOL",
+        frozenset({Role.serving}),
+        "a worker pool that does not exist, is not installed or is out of reach",
+        "Set TG_SERVING_POOL to local; or to ray, install tensorguard[ray], set TG_RAY_ADDRESS to the "
+        "head node and start Ray on this machine as one of its nodes.",
+        _serving_pool,
+        always=True,
+    ),
+    Gate(
+        "RAY_NETWORK",
+        frozenset({Role.serving}),
+        "a Ray cluster that anybody in the network can run code on",
+        "Set RAY_AUTH_MODE=token and RAY_USE_TLS=1 on every node and here, or "
+        "TG_RAY_PRIVATE_NETWORK=true where only the nodes reach each other.",
+        _ray_network,
     ),
     Gate(
         "AGENT_DIR",

@@ -24,6 +24,8 @@ from tensorguard.errors import ConfigurationError
 
 MAX_VARIABLE = 64 * 1024  # nothing we read from the environment is longer
 MAX_THREADS = 64  # per request: a ring has fewer primes, which are what threads share out
+MAX_PORT = 65535
+HOST = re.compile(r"[A-Za-z0-9.-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\]")  # a name, IPv4 or [IPv6]
 NAMED_VARIABLE = re.compile(r"TG_[A-Z0-9_]{1,60}")
 
 
@@ -109,6 +111,15 @@ def _url(raw: str) -> str:
     return raw.rstrip("/")
 
 
+def _host_port(raw: str) -> str:
+    host, colon, port = raw.strip().rpartition(":")
+    if not colon or not HOST.fullmatch(host) or not port.isascii() or not port.isdigit():
+        raise ValueError("must be HOST:PORT")
+    if not 0 < int(port) <= MAX_PORT:
+        raise ValueError("must have a port of 1 to 65535")
+    return raw.strip()
+
+
 def _env(name: str, parse: Callable[[str], Any], meaning: str, default: Any = None) -> Any:
     """Declare a field that is read from the variable `name`."""
     metadata = {"variable": name, "parse": parse, "meaning": meaning}
@@ -164,6 +175,24 @@ class Settings:
     moai_backend: str = _env("TG_MOAI_BACKEND", _text, "tenseal or native", "tenseal")
     native_threads: int = _env(
         "TG_NATIVE_THREADS", _threads, "threads of the native backend per request: 1 to 64", 1
+    )
+    serving_pool: str = _env(
+        "TG_SERVING_POOL", _text, "where the gateway's workers run: local or ray", "local"
+    )
+    ray_address: str | None = _env(
+        "TG_RAY_ADDRESS", _host_port, "HOST:PORT of the Ray cluster's head node"
+    )
+    ray_private_network: bool = _env(
+        "TG_RAY_PRIVATE_NETWORK",
+        _flag,
+        "nobody but the Ray nodes reaches the network between them",
+        default=False,
+    )
+    ray_auth_mode: str | None = _env(
+        "RAY_AUTH_MODE", _text, "Ray's own: `token` makes its nodes and drivers authenticate"
+    )
+    ray_use_tls: bool = _env(
+        "RAY_USE_TLS", _flag, "Ray's own: TLS between its nodes and drivers", default=False
     )
     enable_otel: bool = _env("TG_ENABLE_OTEL", _flag, "export traces", default=False)
     otel_endpoint: str | None = _env("TG_OTEL_ENDPOINT", _url, "OTLP endpoint for traces")

@@ -109,7 +109,7 @@ def test_mutations_of_evaluation_keys(mallory: Caller, request: pytest.FixtureRe
             continue
         watch.saw(response.status_code)
         digest = hashlib.sha256(data).hexdigest()
-        if response.status_code == 201:  # damaged, but still keys: they give wrong answers
+        if response.status_code in {200, 201}:  # damaged, but still keys: they give wrong answers
             kept += 1
             answer = mallory.infer(good, digest=digest)
             assert answer.status_code == 200 or answer.json()["code"] == "wrong_key"

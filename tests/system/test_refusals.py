@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
@@ -70,6 +71,12 @@ PLATFORM: Mapping[str, tuple[Change, ...]] = {
     "AGGREGATION": ({"TG_ENABLE_AGGREGATION": "true"},),
     "TRACING": ({"TG_ENABLE_OTEL": "true"},),
 }
+RAY: Change = {
+    "TG_SERVING_POOL": "ray",
+    "TG_RAY_ADDRESS": "127.0.0.1:9",
+    "TG_RAY_PRIVATE_NETWORK": "true",
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # Ray binds to 127.0.0.1
+}
 SERVING: Mapping[str, tuple[Change, ...]] = {
     "ENVIRONMENT": ({"TG_ENVIRONMENT": "PRODUCTION"},),
     "SETTINGS": ({"TG_MAX_WORKERS": "0"},),
@@ -79,6 +86,18 @@ SERVING: Mapping[str, tuple[Change, ...]] = {
     "TRUST_STORE": ({"TG_TRUST_STORE": None}, {"TG_TRUST_STORE": "/usr/games"}),
     "PACK_DIR": ({"TG_PACK_DIR": None}, {"TG_PACK_DIR": "/nonexistent"}),
     "GRANTS": ({"TG_GRANT_JWKS": None}, {"TG_GRANT_JWKS": "http://fleet.example/jwks"}),
+    "SERVING_POOL": (
+        {"TG_SERVING_POOL": "imagined"},
+        RAY | {"TG_RAY_ADDRESS": None},
+        RAY | {"TG_RAY_ADDRESS": "127.0.0.1:9"},
+        RAY | {"TG_RAY_ADDRESS": "{no-ray}"},
+        RAY | {"PYTHONPATH": "{without-ray}"},
+    ),
+    "RAY_NETWORK": (
+        RAY | {"TG_RAY_PRIVATE_NETWORK": None},
+        RAY | {"TG_RAY_PRIVATE_NETWORK": None, "RAY_AUTH_MODE": "token"},
+        RAY | {"TG_RAY_PRIVATE_NETWORK": None, "RAY_USE_TLS": "1"},
+    ),
 }
 AGENT: Mapping[str, tuple[Change, ...]] = {
     "ENVIRONMENT": ({"TG_ENVIRONMENT": "dev"},),
@@ -128,6 +147,18 @@ def failing_custody(folder: Path, master: str) -> dict[str, str]:
     return found
 
 
+@pytest.fixture(scope="module")
+def places(
+    urls: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, str]]:
+    """Values that exist only now: databases, a port that is not Ray's, a Python without Ray."""
+    without = tmp_path_factory.mktemp("python")
+    (without / "ray.py").write_text("raise ImportError('no module of that name')\n")
+    with socket.create_server(("127.0.0.1", 0)) as server:  # it accepts, and says nothing
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        yield {**urls, "{no-ray}": address, "{without-ray}": str(without)}
+
+
 def variables_of(folder: Path, urls: Mapping[str, str], change: Change) -> dict[str, str | None]:
     sound = sound_environment(folder, urls["ready"])
     if change.get("TG_KEY_PROVIDER") in {"{disabled}", "{torn}"}:
@@ -152,10 +183,10 @@ def test_every_gate_is_violated_somewhere() -> None:
 @pytest.mark.parametrize(("role", "gate", "change"), [*cases()])
 @pytest.mark.invariant("TG-I06")
 def test_one_violation_refuses(
-    role: str, gate: str, change: Change, urls: dict[str, str], tmp_path: Path
+    role: str, gate: str, change: Change, places: dict[str, str], tmp_path: Path
 ) -> None:
     port = free_port()
-    ended = run_until_refusal(uvicorn(role, port), variables_of(tmp_path, urls, change), port)
+    ended = run_until_refusal(uvicorn(role, port), variables_of(tmp_path, places, change), port)
     assert ended.status == 78, ended.output
     assert ended.seconds < LIMIT_SECONDS
     assert not ended.port_was_open

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import secrets
@@ -71,6 +72,12 @@ VIOLATIONS: Mapping[str, tuple[Role, dict[str, str | None], Probes]] = {
     "TRUST_STORE": (Role.serving, {"TG_TRUST_STORE": None}, GOOD_PROBES),
     "PACK_DIR": (Role.serving, {"TG_PACK_DIR": "/nonexistent"}, GOOD_PROBES),
     "GRANTS": (Role.serving, {"TG_GRANT_JWKS": "http://fleet.example/jwks"}, GOOD_PROBES),
+    "SERVING_POOL": (Role.serving, {"TG_SERVING_POOL": "imagined"}, GOOD_PROBES),
+    "RAY_NETWORK": (
+        Role.serving,
+        {"TG_SERVING_POOL": "ray", "TG_RAY_ADDRESS": "10.0.0.1:6379"},
+        GOOD_PROBES,
+    ),
     "AGENT_DIR": (Role.agent, {"TG_AGENT_DIR": None}, GOOD_PROBES),
     "AGENT_URL": (Role.agent, {"TG_AGENT_URL": "http://fleet.example"}, GOOD_PROBES),
     "CLOCK": (Role.client, {}, Probes(now=lambda: datetime(1970, 1, 1, tzinfo=UTC))),
@@ -163,3 +170,31 @@ def test_weak_secrets_are_named(secret: bytes) -> None:
 
 def test_random_secrets_pass() -> None:
     assert [weakness(secrets.token_bytes(32)) for _ in range(500)] == [None] * 500
+
+
+def test_ray_is_asked_for_only_where_its_network_is_safe_and_never_replaced(
+    sound: dict[str, str],
+) -> None:
+    asked: list[str | None] = []
+
+    def ray(settings: Settings) -> str:
+        asked.append(settings.ray_address)
+        return "Nothing answers."
+
+    probes = dataclasses.replace(GOOD_PROBES, ray=ray)
+    cluster = {"TG_SERVING_POOL": "ray", "TG_RAY_ADDRESS": "10.0.0.1:6379"}
+    enforce(settings_of(sound, {}), Role.serving, probes)
+    with pytest.raises(GateFailure) as caught:
+        enforce(settings_of(sound, cluster), Role.serving, probes)
+    assert [finding.gate.id for finding in caught.value.findings] == ["RAY_NETWORK"]
+    assert asked == []
+    for safe in (
+        {"TG_RAY_PRIVATE_NETWORK": "true"},
+        {"RAY_AUTH_MODE": "token", "RAY_USE_TLS": "1"},
+    ):
+        with pytest.raises(GateFailure, match="Nothing answers"):
+            enforce(settings_of(sound, cluster | safe), Role.serving, probes)
+    development = {**cluster, "TG_ENVIRONMENT": "development"}
+    with pytest.raises(GateFailure, match="Nothing answers"):
+        enforce(settings_of(sound, development), Role.serving, probes)
+    assert len(asked) == 3

@@ -47,17 +47,17 @@ class TrustStore:
     @classmethod
     def from_folder(cls, folder: Path) -> TrustStore:
         """Read every `*.pub.json` of `folder`; one bad file makes the whole store unusable."""
-        if not folder.is_dir():
-            raise TrustStoreUnusable(f"{folder} is not a folder")
-        paths = sorted(folder.glob("*.pub.json"))
-        if len(paths) > MAX_SIGNERS:
-            raise TrustStoreUnusable(f"{folder} holds more than {MAX_SIGNERS} keys")
+        return cls.from_files(files_of(folder))
+
+    @classmethod
+    def from_files(cls, files: Mapping[str, bytes]) -> TrustStore:
+        """Build a store from the contents of `*.pub.json` files, by file name."""
         signers: dict[str, TrustedSigner] = {}
-        for path in paths:
+        for file, content in files.items():
             try:
-                name, key = HybridPublicKey.from_json(read_bounded(path, limit=MAX_PUBLIC_KEY_FILE))
+                name, key = HybridPublicKey.from_json(content)
             except MalformedInput as error:
-                raise TrustStoreUnusable(f"{path.name}: {error}") from error
+                raise TrustStoreUnusable(f"{file}: {error}") from error
             signers[key.key_id] = TrustedSigner(name, key)
         return cls(signers)
 
@@ -70,3 +70,13 @@ class TrustStore:
 
     def __len__(self) -> int:
         return len(self._signers)
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    """Return every `*.pub.json` of `folder` by name, unread. Raises `TrustStoreUnusable`."""
+    if not folder.is_dir():
+        raise TrustStoreUnusable(f"{folder} is not a folder")
+    paths = sorted(folder.glob("*.pub.json"))
+    if len(paths) > MAX_SIGNERS:
+        raise TrustStoreUnusable(f"{folder} holds more than {MAX_SIGNERS} keys")
+    return {path.name: read_bounded(path, limit=MAX_PUBLIC_KEY_FILE) for path in paths}

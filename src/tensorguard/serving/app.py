@@ -27,10 +27,12 @@ from tensorguard.serving.gateway import Gateway
 from tensorguard.serving.grants import GrantVerifier
 from tensorguard.serving.health import router as health
 from tensorguard.serving.keystore import KeyStore
+from tensorguard.serving.links import Launcher
+from tensorguard.serving.local_workers import LocalLauncher, worker_arguments
 from tensorguard.serving.metrics import ServingMetrics
 from tensorguard.serving.pool import Death
 from tensorguard.serving.state import ServingState
-from tensorguard.serving.workers import Limits, LocalPool, worker_program
+from tensorguard.serving.workers import Limits, WorkerPool
 from tensorguard.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -60,7 +62,15 @@ def _trust_store(settings: Settings) -> str | None:
     return None
 
 
-PROBES: Final = Probes(trust_store=_trust_store)
+def _ray(settings: Settings) -> str | None:
+    try:
+        from tensorguard.serving import ray_workers
+    except ImportError as error:
+        return f"TG_SERVING_POOL is ray, but it cannot be loaded: {error}."
+    return ray_workers.probe(settings.need("ray_address"))
+
+
+PROBES: Final = Probes(trust_store=_trust_store, ray=_ray)
 
 
 def _now() -> datetime:
@@ -105,8 +115,8 @@ def _build(settings: Settings, now: Callable[[], datetime]) -> ServingState:
     trust_store = settings.need("trust_store")
     for cause in Death:
         metrics.deaths.labels(cause)  # a series that is absent looks like one that is unknown
-    pool = LocalPool(
-        worker_program(settings.moai_backend, threads=settings.native_threads),
+    pool = WorkerPool(
+        _launcher(settings),
         limits=Limits(
             workers=settings.max_workers,
             queue=settings.max_queue,
@@ -115,6 +125,7 @@ def _build(settings: Settings, now: Callable[[], datetime]) -> ServingState:
             pack_bytes=settings.max_pack_bytes,
             reply_bytes=settings.max_ciphertext_bytes,
             cache_bytes=settings.max_worker_bytes // CACHE_SHARE,
+            shared_bytes=settings.max_key_bytes if settings.serving_pool == "ray" else 0,
         ),
         trust_store=trust_store,
         on_death=lambda cause: metrics.deaths.labels(cause).inc(),
@@ -139,6 +150,15 @@ def _build(settings: Settings, now: Callable[[], datetime]) -> ServingState:
     )
     gateway = Gateway(settings, pool, catalogue, keys, metrics)
     return ServingState(settings, metrics, verifier, pool, catalogue, keys, gateway)
+
+
+def _launcher(settings: Settings) -> Launcher:
+    arguments = worker_arguments(settings.moai_backend, threads=settings.native_threads)
+    if settings.serving_pool == "ray":
+        from tensorguard.serving.ray_workers import RayLauncher
+
+        return RayLauncher(settings.need("ray_address"), arguments, cores=settings.native_threads)
+    return LocalLauncher(arguments)
 
 
 @contextlib.asynccontextmanager

@@ -1,12 +1,16 @@
-"""Loaded evaluation keys, least recently used out first, bounded by the bytes of their frames."""
+"""What is kept loaded: the least recently used goes first, bounded by the bytes of the frames."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from tensorguard.moai.backends.base import EvaluationKeys
 from tensorguard.moai.spec import ModelSpec
+
+K = TypeVar("K")
+V = TypeVar("V")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,27 +36,27 @@ class CacheKey:
     shape: KeyShape
 
 
-class KeyCache:
-    """Keeps loaded keys up to `limit` bytes; the newest entry always stays."""
+class BoundedCache(Generic[K, V]):
+    """Keeps values up to `limit` bytes; the newest entry always stays."""
 
     def __init__(self, *, limit: int) -> None:
         self._limit = limit
-        self._entries: OrderedDict[CacheKey, tuple[EvaluationKeys, int]] = OrderedDict()
+        self._entries: OrderedDict[K, tuple[V, int]] = OrderedDict()
         self._total = 0
 
-    def get(self, key: CacheKey) -> EvaluationKeys | None:
-        """Return loaded keys, or None."""
+    def get(self, key: K) -> V | None:
+        """Return a value, or None."""
         entry = self._entries.get(key)
         if entry is None:
             return None
         self._entries.move_to_end(key)
         return entry[0]
 
-    def put(self, key: CacheKey, keys: EvaluationKeys, *, size: int) -> None:
-        """Keep `keys`, whose frame has `size` bytes."""
+    def put(self, key: K, value: V, *, size: int) -> None:
+        """Keep `value`, which stands for `size` bytes."""
         if (old := self._entries.pop(key, None)) is not None:
             self._total -= old[1]
-        self._entries[key] = (keys, size)
+        self._entries[key] = (value, size)
         self._total += size
         while self._total > self._limit and len(self._entries) > 1:
             _, (_, freed) = self._entries.popitem(last=False)
@@ -60,3 +64,6 @@ class KeyCache:
 
     def __len__(self) -> int:
         return len(self._entries)
+
+
+KeyCache = BoundedCache[CacheKey, EvaluationKeys]

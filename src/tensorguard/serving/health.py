@@ -19,15 +19,20 @@ async def health() -> dict[str, str]:
 
 @router.get("/ready")
 async def ready(request: Request, response: Response) -> dict[str, object]:
-    """Say whether inferences can be served: 200 with every check ok, else 503."""
+    """Say whether inferences can be served: 200 or 503, and what each check found.
+
+    A pool that lost some of its workers still serves: only one without any is not ready.
+    """
     state = state_of(request)
     pool = state.pool.status()
     checks = {
         "packs": "ok" if len(state.catalogue) else "none is loaded",
-        "workers": "ok" if pool.alive == pool.wanted else f"{pool.alive} of {pool.wanted} alive",
+        "workers": "ok" if pool.alive else "none is alive",
         "grant_keys": await _grant_keys(state),
     }
     good = all(result == "ok" for result in checks.values())
+    if pool.alive < pool.wanted:
+        checks["workers"] = f"{pool.alive} of {pool.wanted} alive"
     response.status_code = 200 if good else 503
     if not good:
         response.headers["Retry-After"] = "2"

@@ -3,7 +3,7 @@
     u32 little-endian  length of the head
     u64 little-endian  length of the body
     head               JSON of one message below
-    body               a pack, a frame, or two frames one after the other
+    body               a pack behind public keys, a frame, or two frames one after the other
 
 Both ends are ours, over a socket pair that nobody else holds; sizes are bounded all the same.
 """
@@ -35,9 +35,8 @@ class Message(msgspec.Struct, frozen=True, tag=True, kw_only=True, forbid_unknow
 
 
 class Start(Message, frozen=True):
-    """The first message: limits that the worker puts on itself, and whom it trusts."""
+    """The first message: limits that the worker puts on itself."""
 
-    trust_store: str
     memory_bytes: int
     seconds: int
     pack_bytes: int
@@ -45,9 +44,10 @@ class Start(Message, frozen=True):
 
 
 class LoadPack(Message, frozen=True):
-    """Verify and prepare a pack. Body: the pack."""
+    """Verify and prepare a pack. Body: the trusted public keys, of these sizes, then the pack."""
 
     pack_id: str
+    trusted: dict[str, int]
 
 
 class DropPack(Message, frozen=True):
@@ -94,11 +94,30 @@ Reply = Done | KeysWanted | Refused
 
 _requests = msgspec.json.Decoder(Request)
 _replies = msgspec.json.Decoder(Reply)
+encode = msgspec.json.encode
+
+
+def request_of(head: bytes) -> Request:
+    """Read a request's head. Raises `WorkerGone` for what no gateway of ours writes."""
+    try:
+        request: Request = _requests.decode(head)
+    except msgspec.DecodeError as error:
+        raise WorkerGone("a request cannot be read") from error
+    return request
+
+
+def reply_of(head: bytes) -> Reply:
+    """Read a reply's head. Raises `WorkerGone` for what no worker of ours writes."""
+    try:
+        reply: Reply = _replies.decode(head)
+    except msgspec.DecodeError as error:
+        raise WorkerGone("the worker's reply cannot be read") from error
+    return reply
 
 
 def head_of(message: Request | Reply, body_size: int) -> bytes:
     """Return everything that goes before the body."""
-    head = msgspec.json.encode(message)
+    head = encode(message)
     return PREFIX.pack(len(head), body_size) + head
 
 
@@ -117,7 +136,7 @@ def receive(connection: socket.socket, *, limit: int) -> tuple[Request, bytes] |
     body = _exactly(connection, body_size)
     if head is None or body is None:
         return None
-    return _requests.decode(head), bytes(body)
+    return request_of(bytes(head)), bytes(body)
 
 
 def send(connection: socket.socket, message: Reply, body: bytes = b"") -> None:
@@ -158,8 +177,6 @@ async def ask(
             raise WorkerGone("the worker's reply is over its limit")
         head = await reader.readexactly(head_size)
         body = await reader.readexactly(body_size)
-        return _replies.decode(head), body
+        return reply_of(head), body
     except (asyncio.IncompleteReadError, OSError) as error:
         raise WorkerGone("the worker ended during the request") from error
-    except msgspec.DecodeError as error:
-        raise WorkerGone("the worker's reply cannot be read") from error

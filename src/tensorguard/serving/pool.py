@@ -1,4 +1,4 @@
-"""What the gateway needs of whatever evaluates: local processes here, other machines elsewhere."""
+"""What the gateway needs of whatever evaluates: processes of this machine, or of a Ray cluster."""
 
 from __future__ import annotations
 
@@ -32,15 +32,27 @@ class EvaluationTimedOut(Unavailable):
     remedy = "Use a smaller model, or ask the operator to raise TG_MAX_WORKER_SECONDS."
 
 
+class DeadlineMissed(Unavailable):
+    """The caller's own deadline cannot be met. It is refused before any work is done."""
+
+    code = "deadline_missed"
+    status = 504
+    remedy = "Allow more time in TG-Deadline, send fewer requests at once, or ask for more workers."
+
+
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One evaluation. `fetch_keys` reads the evaluation keys if the evaluator lacks them."""
+    """One evaluation. `fetch_keys` reads the evaluation keys if the evaluator lacks them.
+
+    `deadline`, in seconds of `time.perf_counter`, is when the caller has no more use of the answer.
+    """
 
     pack_id: str
     tenant: str
     digest: str
     ciphertext: bytes
     fetch_keys: FetchKeys
+    deadline: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +77,7 @@ class Pool(Protocol):
     """Evaluates. Every method may raise `Unavailable`, or `RemoteProblem` for a refusal."""
 
     async def start(self) -> None:
-        """Begin; returns when every worker is ready."""
+        """Begin; returns when workers are ready. Raises `Unavailable` when none is."""
         ...
 
     async def stop(self) -> None:

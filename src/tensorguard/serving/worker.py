@@ -16,7 +16,6 @@ import socket
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 from tensorguard.crypto.trust import TrustStore
 from tensorguard.errors import EX_CONFIG, NotFound, TensorGuardError, VerificationError
@@ -85,8 +84,12 @@ class Worker:
 
     def _load(self, request: LoadPack, body: bytes) -> Done:
         began = time.perf_counter()
-        trust = TrustStore.from_folder(Path(self._start.trust_store))
-        pack = packs.verify(packs.read(body, limit=self._start.pack_bytes), trust)
+        files, at = {}, 0
+        for name, size in request.trusted.items():
+            files[name] = body[at : at + size]
+            at += size
+        unverified = packs.read(body[at:], limit=self._start.pack_bytes)
+        pack = packs.verify(unverified, TrustStore.from_files(files))
         if pack.pack_id != request.pack_id:
             raise OtherPack("the pack is not the one that the gateway verified")
         self._models[pack.pack_id] = self._backend.load(pack)
