@@ -25,8 +25,12 @@ from rich.console import Console
 from services import Service, StartError, command, port_for
 
 from tensorguard.errors import TensorGuardError
+from tensorguard.keys import development
+from tensorguard.keys.provider import KeyProvider
+from tensorguard.keys.registry import open_provider
 from tensorguard.moai.backends.base import SUPPORTED_BACKENDS, open_backend
 from tensorguard.sdk import InferenceClient
+from tensorguard.settings import Environment, Settings
 
 MODEL = "reacher-policy"
 VERSION = "1.0.0"
@@ -185,7 +189,10 @@ def run(options: argparse.Namespace, show: Show) -> None:
         show.step("Platform and gateway are ready", f"{platform.url} {serving.url}")
         client = stack.enter_context(
             InferenceClient(
-                serving.url, device.serving_grant, keys_path=folder / "arm" / "secret.keys"
+                serving.url,
+                device.serving_grant,
+                keys_path=folder / "arm" / "keystore.json",
+                key_provider=custody(folder / "arm" / "custody"),
             )
         )
         model = client.open(MODEL)
@@ -209,6 +216,12 @@ def run(options: argparse.Namespace, show: Show) -> None:
         if not options.once:
             show.stay(platform.url, serving.url, login, folder)
             signal.pause()
+
+
+def custody(folder: Path) -> KeyProvider:
+    """Return the arm's own custody, which seals its keystore; its master key lies beside it."""
+    settings = Settings(environment=Environment.development, home=folder)
+    return open_provider(development.complete(settings))
 
 
 def check(measured: Measurement, report: Report) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from support.production import free_port, run_until_refusal
+from support.production import free_port, process_environment, run_until_refusal
 from support.serving import Gateway, Issuer, Site, alive, gateway, network, sample, until
 from tensorguard.sdk import InferenceClient, ModelChanged, PackNotPinned, RemoteProblem
 
@@ -39,7 +40,12 @@ def started(site: Site) -> Iterator[Gateway]:
 
 
 def client(running: Gateway, *packs: str, keys: Path | None = None) -> InferenceClient:
-    return InferenceClient(running.url, lambda: running.site.issuer.grant(*packs), keys_path=keys)
+    return InferenceClient(
+        running.url,
+        lambda: running.site.issuer.grant(*packs),
+        keys_path=keys,
+        unsafe_plain_keys=True,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -235,8 +241,26 @@ def test_infer_from_the_command_line(started: Gateway, squared: str, tmp_path: P
         *("--input", str(inputs), "--token-file", str(token), "--keys", str(tmp_path / "keys")),
         *("--output", str(tmp_path / "y.npy"), "--json"),
     ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
-    assert done.returncode == 0, done.stderr
+    custody = process_environment(
+        {
+            "TG_KEY_PROVIDER": f"file:{tmp_path / 'custody'}",
+            "TG_KEY_MASTER": secrets.token_hex(32),
+        }
+    )
+
+    def infer(environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            command, env=environment, capture_output=True, text=True, check=False, timeout=60
+        )
+
+    refused = infer(process_environment({}))  # unset means production: no secret key in plain
+    assert refused.returncode == 78
+    assert "would hold a secret key in plain" in refused.stderr
+    assert not (tmp_path / "keys").exists()
+    for _ in range(2):  # the keystore is made, then opened
+        done = infer(custody)
+        assert done.returncode == 0, done.stderr
+    assert b"TGHE" not in (tmp_path / "keys").read_bytes()
     report = json.loads(done.stdout)
     expected = network(2, squared=True).raw(np.array([sample(1), sample(2)]))
     assert np.abs(np.array(report["outputs"]) - expected).max() < 1e-2
@@ -245,7 +269,7 @@ def test_infer_from_the_command_line(started: Gateway, squared: str, tmp_path: P
     assert report["n"] == 2
     assert report["latency_ms"]["server"]["p50"] > 0
     token.write_text("nonsense")
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    done = infer(custody)
     assert done.returncode == 1
     assert "error: " in done.stderr
     assert "hint: " in done.stderr

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -31,7 +31,11 @@ def infer(
         ),
     ] = None,
     keys: Annotated[
-        Path | None, typer.Option(help="File of the secret key; made if absent. Default: memory.")
+        Path | None,
+        typer.Option(
+            help="Keystore of the secret key, sealed by TG_KEY_PROVIDER; made if absent. "
+            "Default: memory."
+        ),
     ] = None,
     output: Annotated[
         Path | None, typer.Option(help="File for the outputs: .npy, .json or .csv.")
@@ -55,7 +59,8 @@ def infer(
         return read_token(token_file)
 
     rows = read_rows(inputs)
-    with InferenceClient(url, token, keys_path=keys) as client, progress.status("Keys") as status:
+    client = InferenceClient(url, token, keys_path=keys, **_custody(keys))
+    with client, progress.status("Keys") as status:
         opened = client.open(model, version=version, pack_id=pack_id)
         report = batch.predict(
             opened,
@@ -73,3 +78,17 @@ def infer(
             typer.echo(" ".join(f"{value:.9g}" for value in row))
     for line in report.lines():
         progress.print(line, highlight=False)
+
+
+def _custody(keys: Path | None) -> dict[str, Any]:
+    """Return how a keystore is sealed: a plain one is for development, and only if nobody can seal."""
+    from tensorguard.gates import Role, enforce
+    from tensorguard.keys.registry import open_provider
+    from tensorguard.settings import Settings
+
+    if keys is None:
+        return {}
+    settings = enforce(Settings.from_environment(), Role.client)
+    if settings.key_provider is not None:
+        return {"key_provider": open_provider(settings)}
+    return {"unsafe_plain_keys": not settings.production}

@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 from tenseal import sealapi
 
-from tensorguard.crypto.files import read_bounded, write_atomic
 from tensorguard.errors import InputError, MalformedInput, VerificationError
 from tensorguard.moai import layout, strict
 from tensorguard.moai.graph import check_scalings, finish
@@ -189,20 +187,19 @@ class ClientKeys:
             found.append(np.asarray(self._seal.decode(plaintext)))
         return found
 
-    def save(self, path: Path) -> None:
-        """Write the secret key to `path`, mode 0600, whole or not at all."""
+    def to_frame(self) -> bytes:
+        """Return the secret key as a frame, for the client's own keystore and nobody else."""
         items = (dump(self._secret),)
         kind = Kind.client_secret_keys
-        write_atomic(path, build_frame(kind, self.parameters.id, items, key_id=self.key_id))
+        return build_frame(kind, self.parameters.id, items, key_id=self.key_id)
 
     @classmethod
-    def load(cls, path: Path, view: ModelView) -> ClientKeys:
-        """Read keys that `save` wrote, for a view with the same parameters."""
+    def from_frame(cls, frame: bytes, view: ModelView) -> ClientKeys:
+        """Read what `to_frame` made, for a view with the same parameters."""
         parameters = check_view(view)
         limit = (parameters.levels + 1) * parameters.degree * 8 + _SLACK
-        data = read_bounded(path, limit=limit, private=True)
         parsed = parse_frame(
-            data, kind=Kind.client_secret_keys, parameters_id=parameters.id, limit=limit
+            frame, kind=Kind.client_secret_keys, parameters_id=parameters.id, limit=limit
         )
         secret = Seal(parameters).load(sealapi.SecretKey, parsed.items[0])
         return cls(view, secret, key_id=parsed.key_id)

@@ -1,6 +1,6 @@
 """Encrypted inference for customers: the secret key is made here and never leaves this process.
 
-    with InferenceClient(url, token_provider, keys_path=Path("arm.keys")) as client:
+    with InferenceClient(url, token, keys_path=Path("arm.keys"), key_provider=custody) as client:
         model = client.open("reacher-policy")
         action = model.predict(observation)
 
@@ -27,12 +27,15 @@ import numpy.typing as npt
 
 from tensorguard.crypto.files import read_bounded, write_atomic
 from tensorguard.errors import Conflict, MalformedInput, NotFound, VerificationError
+from tensorguard.keys.provider import KeyProvider
 from tensorguard.moai.client import ClientKeys
+from tensorguard.sdk.keystore import Keystore, keystore
 from tensorguard.sdk.transport import Answer, TokenProvider, Transport
 from tensorguard.wire.frames import MEDIA_TYPE, frame_digest
 from tensorguard.wire.models import ModelView
 from tensorguard.wire.problems import RemoteProblem
 from tensorguard.wire.serving import (
+    DEADLINE_HEADER,
     KEYS_HEADER,
     PACK_HEADER,
     TIMING_HEADER,
@@ -102,7 +105,9 @@ class Timing:
 class InferenceClient:
     """A gateway, as one caller sees it. `token_provider` returns a grant that is valid now.
 
-    `verify` holds a private CA; `http` replaces the way that requests go, such as through a proxy.
+    `keys_path` is the keystore, sealed by `key_provider`; without it, keys live in memory. With
+    `deadline`, in seconds, the gateway refuses what it could not answer in that time. `verify` holds a
+    private CA; `http` replaces the way that requests go, such as through a proxy.
     """
 
     def __init__(
@@ -111,15 +116,22 @@ class InferenceClient:
         token_provider: TokenProvider,
         *,
         keys_path: Path | None = None,
+        key_provider: KeyProvider | None = None,
+        unsafe_plain_keys: bool = False,
+        deadline: float | None = None,
         timeout: float = TIMEOUT,
         verify: ssl.SSLContext | None = None,
         http: httpx.BaseTransport | None = None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
+        self._keys_path = keys_path
+        self._keystore = None
+        if keys_path is not None:
+            self._keystore = keystore(keys_path, key_provider, unsafe_plain_keys=unsafe_plain_keys)
+        self._deadline = deadline
         self._transport = Transport(
             base_url, token_provider, timeout=timeout, verify=verify, http=http, sleep=sleep
         )
-        self._keys_path = keys_path
 
     def __enter__(self) -> Self:
         return self
@@ -156,34 +168,36 @@ class InferenceClient:
         """Return a model that is ready to predict: keys made or loaded, evaluation keys there.
 
         With `pack_id`, any other pack is refused (`PackNotPinned`). With the client's `keys_path`,
-        the secret key is read from there, or made and kept there (0600).
+        the secret key is read from that keystore, or made and kept there.
         """
         view = self.model(name, version=version)
         if pack_id is not None and view.pack_id != pack_id:
             raise PackNotPinned(f"the gateway serves {name} as pack {view.pack_id[:16]}…")
-        model = EncryptedModel(self._transport, KeyFolder(self._keys_path, view))
+        keys = KeyFolder(view, self._keystore, self._keys_path)
+        model = EncryptedModel(self._transport, keys, deadline=self._deadline)
         model.upload_keys()
         return model
 
 
 class KeyFolder:
-    """The keys of one model view: in memory only, or in a file and one beside it."""
+    """The keys of one model view: in memory only, or in a keystore and a file beside it."""
 
-    def __init__(self, path: Path | None, view: ModelView) -> None:
+    def __init__(self, view: ModelView, kept: Keystore | None, path: Path | None) -> None:
         self.view = view
         self._path = path
         self._frame: bytes | None = None
-        if path is None:
-            self.keys = ClientKeys.generate(view)
-            return
-        try:
-            self.keys = ClientKeys.load(path, view)
-        except NotFound:
-            self.keys = ClientKeys.generate(view)
-            self.keys.save(path)
+        found = None if kept is None else kept.load(view)
+        self.keys = ClientKeys.generate(view) if found is None else found
+        if kept is not None and found is None:
+            kept.save(self.keys)
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether the keys end with this process."""
+        return self._path is None
 
     def evaluation_keys(self) -> bytes:
-        """Return one frame of evaluation keys, the same one every time."""
+        """Return one frame of evaluation keys, the same one every time. They are public."""
         if self._path is None:
             self._frame = self._frame or self.keys.evaluation_keys()
             return self._frame
@@ -200,7 +214,7 @@ class KeyFolder:
 
         Evaluation keys of another secret would give wrong answers without any error.
         """
-        secret = read_bounded(path, limit=MAX_EVALUATION_KEYS, private=True)
+        secret = self.keys.to_frame()
         form = [self.view.parameters_id, self.view.rotations, self.view.relinearisation]
         name = hmac.digest(secret, b"evaluation keys" + msgspec.json.encode(form), "sha256").hex()
         return path.with_name(f"{path.name}.{name[:16]}.evaluation")
@@ -209,7 +223,10 @@ class KeyFolder:
 class EncryptedModel:
     """One model, evaluated on ciphertexts. `last_timing` tells of the last prediction."""
 
-    def __init__(self, transport: Transport, keys: KeyFolder) -> None:
+    def __init__(
+        self, transport: Transport, keys: KeyFolder, *, deadline: float | None = None
+    ) -> None:
+        self._deadline = deadline
         self.view = keys.view
         self.last_timing: Timing | None = None
         self.evaluation_key_bytes = 0  # of the frame that the gateway holds
@@ -294,11 +311,7 @@ class EncryptedModel:
                 "POST",
                 f"/v1/models/{quote(view.name, safe='')}/infer?version={quote(view.version, safe='')}",
                 content=frame,
-                headers={
-                    "Content-Type": MEDIA_TYPE,
-                    KEYS_HEADER: self._digest,
-                    PACK_HEADER: view.pack_id,
-                },
+                headers=self._headers(),
             )
         except RemoteProblem as error:
             if error.code in PACK_CHANGED:
@@ -307,3 +320,13 @@ class EncryptedModel:
         if answer.headers.get(PACK_HEADER) != view.pack_id:
             raise ModelChanged("the gateway evaluated another pack")
         return answer
+
+    def _headers(self) -> dict[str, str]:
+        headers = {
+            "Content-Type": MEDIA_TYPE,
+            KEYS_HEADER: self._digest,
+            PACK_HEADER: self.view.pack_id,
+        }
+        if self._deadline is not None:
+            headers[DEADLINE_HEADER] = str(max(1, round(self._deadline * 1000)))
+        return headers

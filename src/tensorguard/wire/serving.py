@@ -11,6 +11,8 @@ from tensorguard.wire.models import ModelView, Name, Record, Sha256, Version
 
 KEYS_HEADER: Final = "TG-Evaluation-Keys"  # the digest of the evaluation keys to use
 PACK_HEADER: Final = "TG-Pack-Id"  # asked: refuse any other pack; answered: the pack that was used
+DEADLINE_HEADER: Final = "TG-Deadline"  # asked: milliseconds from now, 1 to MAX_DEADLINE_MS
+MAX_DEADLINE_MS: Final = 600_000
 TIMING_HEADER: Final = "Server-Timing"  # milliseconds: queue;dur=…, evaluate;dur=…
 SCOPE: Final = "serving:infer"
 

@@ -1,5 +1,4 @@
 import ast
-import stat
 from pathlib import Path
 
 import msgspec
@@ -8,7 +7,6 @@ import pytest
 
 import tensorguard
 from support import moai
-from tensorguard.crypto.files import UnsafeFile
 from tensorguard.errors import MalformedInput, TensorGuardError
 from tensorguard.moai.client import ClientKeys, InputOutOfRange, ViewUntrustworthy
 from tensorguard.moai.parameters import InsecureParameters, ntt_primes
@@ -47,33 +45,23 @@ def test_only_the_client_module_can_name_a_secret_key():
     assert seen == {"moai/client.py": SECRET_NAMES, "bench/peer_orion.py": theirs}
 
 
-def test_keys_survive_saving_and_are_private(tiny, tmp_path):
-    path = tmp_path / "client.keys"
-    tiny.client.save(path)
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    again = ClientKeys.load(path, tiny.client.view)
+def test_keys_survive_their_frame(tiny):
+    again = ClientKeys.from_frame(tiny.client.to_frame(), tiny.client.view)
     frame = tiny.model.evaluate(tiny.keys, again.encrypt(tiny.inputs[0]))
     np.testing.assert_allclose(again.decrypt(frame), tiny.client.decrypt(frame))
-    path.chmod(0o644)
-    with pytest.raises(UnsafeFile):
-        ClientKeys.load(path, tiny.client.view)
+    assert again.to_frame() == tiny.client.to_frame()
 
 
-def test_saved_keys_are_refused_for_other_parameters(tiny, tmp_path):
-    path = tmp_path / "client.keys"
-    tiny.client.save(path)
+def test_a_frame_of_keys_is_refused_for_other_parameters(tiny):
     with pytest.raises(ParametersMismatch):
-        ClientKeys.load(path, moai.square().client.view)
+        ClientKeys.from_frame(tiny.client.to_frame(), moai.square().client.view)
 
 
-def test_damaged_saved_keys_are_refused(tiny, tmp_path):
-    path = tmp_path / "client.keys"
-    tiny.client.save(path)
-    good = path.read_bytes()
+def test_a_damaged_frame_of_keys_is_refused(tiny):
+    good = tiny.client.to_frame()
     for damaged in (b"", good[:-1], good[:60], good + b"x", good[:200] + b"\0" * (len(good) - 200)):
-        path.write_bytes(damaged)
         with pytest.raises(TensorGuardError):
-            ClientKeys.load(path, tiny.client.view)
+            ClientKeys.from_frame(damaged, tiny.client.view)
 
 
 @pytest.mark.parametrize("x", [[], [1], [1, 2, 3], [[0, 0]], [0, np.nan], [np.inf, 0]], ids=repr)

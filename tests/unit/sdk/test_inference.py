@@ -131,7 +131,7 @@ def test_a_prediction_is_the_models_and_its_time_is_accounted_for(gateway: Gatew
 def test_evaluation_keys_are_uploaded_once_per_key_file(gateway: Gateway, tmp_path: Path) -> None:
     path = tmp_path / "arm.keys"
     for _ in range(3):
-        with gateway.client(keys_path=path) as client:
+        with gateway.client(keys_path=path, unsafe_plain_keys=True) as client:
             client.open("m").predict(sample(1))
     assert [method for method, _ in gateway.seen].count("PUT") == 1
     assert len(gateway.keys) == 1
@@ -141,7 +141,7 @@ def test_evaluation_keys_are_uploaded_once_per_key_file(gateway: Gateway, tmp_pa
 
 def test_a_new_secret_key_never_uses_old_evaluation_keys(gateway: Gateway, tmp_path: Path) -> None:
     path = tmp_path / "arm.keys"
-    with gateway.client(keys_path=path) as client:
+    with gateway.client(keys_path=path, unsafe_plain_keys=True) as client:
         client.open("m")
         path.unlink()
         values = client.open("m").predict(sample(1))
@@ -151,7 +151,7 @@ def test_a_new_secret_key_never_uses_old_evaluation_keys(gateway: Gateway, tmp_p
 
 def test_a_key_file_for_other_parameters_is_refused(gateway: Gateway, tmp_path: Path) -> None:
     path = tmp_path / "arm.keys"
-    with gateway.client(keys_path=path) as client:
+    with gateway.client(keys_path=path, unsafe_plain_keys=True) as client:
         client.open("m")
         data = bytearray(path.read_bytes())
         data[8] ^= 1
@@ -277,7 +277,10 @@ def test_a_view_outside_the_security_table_gets_no_keys(gateway: Gateway) -> Non
 
 
 def test_a_pinned_pack_is_checked_before_any_key_is_made(gateway: Gateway, tmp_path: Path) -> None:
-    with gateway.client(keys_path=tmp_path / "k") as client, pytest.raises(PackNotPinned):
+    with (
+        gateway.client(keys_path=tmp_path / "k", unsafe_plain_keys=True) as client,
+        pytest.raises(PackNotPinned),
+    ):
         client.open("m", pack_id="0" * 64)
     assert not list(tmp_path.iterdir())
 

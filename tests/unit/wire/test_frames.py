@@ -117,12 +117,9 @@ def test_a_tenseal_context_with_its_secret_key_is_named(context):
         parse(context.serialize(save_secret_key=False))
 
 
-def test_a_bare_seal_secret_key_is_named(tmp_path):
+def test_a_bare_seal_secret_key_is_named():
     tiny = moai.tiny()
-    tiny.client.save(tmp_path / "keys")
-    frame = parse(
-        (tmp_path / "keys").read_bytes(), kind=Kind.client_secret_keys, parameters_id=None
-    )
+    frame = parse(tiny.client.to_frame(), kind=Kind.client_secret_keys, parameters_id=None)
     (secret,) = frame.items
     with pytest.raises(SecretKeyInUpload):
         strict.refuse_secret_key(secret)
