@@ -133,6 +133,41 @@ def test_a_model_with_a_product_gives_the_right_answer(caller: Caller) -> None:
     caller.works()
 
 
+@pytest.mark.parametrize("text", ["", "0", "-1", "1.5", "600001", "9" * 40, "\u0661", "soon"])
+def test_a_deadline_that_is_no_number_of_milliseconds_is_refused(caller: Caller, text: str) -> None:
+    headers = OCTETS | {KEYS: caller.digest, "TG-Deadline": text.encode()}
+    body = caller.keys.encrypt(sample(1))
+    refused(
+        caller.http.post("/v1/models/linear/infer", content=body, headers=headers), 400, "malformed"
+    )
+
+
+@pytest.mark.invariant("TG-I78")
+def test_a_deadline_that_cannot_be_met_is_refused_and_counted(caller: Caller) -> None:
+    gateway = caller.shared.gateway
+    body = caller.keys.encrypt(sample(1))
+    for _ in range(3):
+        caller.works()
+    line = 'tensorguard_serving_requests_total{model="linear",outcome="deadline_missed"}'
+    answers = [
+        caller.http.post(
+            "/v1/models/linear/infer",
+            content=body,
+            headers=OCTETS | {KEYS: caller.digest, "TG-Deadline": milliseconds},
+        )
+        for milliseconds in ("1", "600000")
+    ]
+    refused(answers[0], 504, "deadline_missed")
+    assert int(answers[0].headers["retry-after"]) > 0
+    assert answers[1].status_code == 200
+    assert gateway.metric(line) >= 1
+    assert gateway.metric('tensorguard_serving_queue_seconds_count{model="linear"}') >= 4
+    for direction in ("in", "out"):
+        name = "tensorguard_serving_ciphertext_bytes_total"
+        assert gateway.metric(f'{name}{{direction="{direction}",model="linear"}}') > 10_000
+    caller.works()
+
+
 # --- evaluation keys ----------------------------------------------------------------------------
 
 

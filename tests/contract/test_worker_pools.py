@@ -371,6 +371,24 @@ def test_a_dropped_pack_is_not_evaluated(started: Any) -> None:
     run(work())
 
 
+def test_what_waits_for_a_pack_is_answered_before_the_pack_goes(started: Any) -> None:
+    async def work() -> None:
+        async with started() as bench:
+            await bench.run(b"warm")
+            first = asyncio.create_task(bench.run(b"sleep 0.3"))
+            await asyncio.sleep(0.05)
+            second = asyncio.create_task(bench.run(b"second"))
+            await bench.until(lambda: bench.pool.status().waiting == 1)
+            await bench.pool.drop(bench.pack)
+            assert b"sleep" in await first
+            assert b"second" in await second
+            with pytest.raises(RemoteProblem) as caught:
+                await bench.run(b"x")
+            assert caught.value.code == "pack_not_loaded"
+
+    run(work())
+
+
 def test_a_deadline_that_cannot_be_met_is_refused_before_any_work(started: Any) -> None:
     async def work() -> None:
         async with started() as bench:

@@ -1,7 +1,8 @@
 """The packs that are served: those of one folder that verify and load. The others harm nobody.
 
 The folder is looked at again and again; a file that appears is read, verified against the trust store,
-loaded into a worker (which verifies it once more) and only then served. A file that goes is no longer
+loaded into a worker (which verifies it once more) and only then served. A file that is replaced is
+swapped in one step: until the new pack is loaded, the old one is served. A file that goes is no longer
 served. A file that was refused is not tried again until something changes. When the trust store
 changes, every pack is verified anew: a signer who was removed signs nothing that is served.
 """
@@ -114,30 +115,35 @@ class Catalogue:
         }
 
     async def scan(self) -> None:
-        """Look at the folder once, and load or drop what changed."""
+        """Look at the folder once, and load, swap or drop what changed."""
         async with self._lock:
             present = await asyncio.to_thread(_snapshot, self._folder, SUFFIX)
             trusted = await asyncio.to_thread(_snapshot, self._trust_store, ".json")
-            gone = [
+            trust_changed, self._trusted = trusted != self._trusted, trusted
+            gone = [path for path in self._files if path not in present]
+            changed = [
                 path
                 for path, seen in self._files.items()
-                if present.get(path) != seen.identity or trusted != self._trusted
+                if path in present and (present[path] != seen.identity or trust_changed)
             ]
             for path in gone:
                 await self._forget(path)
-            if gone:  # what was refused for want of room or of a free name gets another chance
+            if gone or changed:  # what was refused for want of room or a free name is tried again
                 self._files = {p: seen for p, seen in self._files.items() if seen.pack_id}
-            self._trusted = trusted
             for path, identity in present.items():
-                if path not in self._files:
-                    await self._take(path, identity)
+                if path in changed or path not in self._files:
+                    await self._take(path, identity, keep_old=not trust_changed)
 
-    async def _take(self, path: Path, identity: Identity) -> None:
+    async def _take(self, path: Path, identity: Identity, *, keep_old: bool) -> None:
+        """Serve the pack in a file, instead of the one that was in it before."""
+        before = self._files.get(path)
         pack_id = None
         try:
-            pack_id = await self._load(path)
+            pack_id = await self._load(path, instead_of=before.pack_id if before else None)
         except Unavailable as error:  # not the pack's fault: it is tried again at the next look
             log.warning("a pack cannot be loaded now", extra={"file": path.name, "why": str(error)})
+            if not keep_old:
+                await self._forget(path)
             return
         except TensorGuardError as error:
             self._on_refused()
@@ -145,19 +151,23 @@ class Catalogue:
                 "a pack is refused",
                 extra={"file": path.name, "code": error.code, "why": str(error)},
             )
+            await self._forget(path)
         self._files[path] = _Seen(identity, pack_id)
 
-    async def _load(self, path: Path) -> str:
-        if len(self._served) >= self._max_packs:
+    async def _load(self, path: Path, *, instead_of: str | None) -> str:
+        others = {key: served for key, served in self._served.items() if key != instead_of}
+        if len(others) >= self._max_packs:
             raise TooManyPacks(f"{self._max_packs} packs are loaded already")
         data, pack = await asyncio.to_thread(self._verified, path)
         view = pack.spec.view()
-        for other in self._served.values():
+        for other in others.values():
             if (other.view.name, other.view.version) == (view.name, view.version):
                 raise NameTaken(f"{view.name} {view.version} is served already")
         await self._pool.load(pack.pack_id, data)
         shape = KeyShape.of(pack.spec)
-        self._served[pack.pack_id] = Served(pack.pack_id, view, view.to_json(), shape)
+        self._served = {**others, pack.pack_id: Served(pack.pack_id, view, view.to_json(), shape)}
+        if instead_of not in {None, pack.pack_id}:
+            await self._pool.drop(str(instead_of))
         log.info(
             "a pack is served",
             extra={
@@ -165,6 +175,7 @@ class Catalogue:
                 "model": view.name,
                 "version": view.version,
                 "signer": pack.signer_name,
+                "instead_of": instead_of,
             },
         )
         return pack.pack_id

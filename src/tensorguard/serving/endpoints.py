@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 
 import msgspec
 from fastapi import APIRouter, Request, Response
@@ -15,7 +16,9 @@ from tensorguard.serving.pool import Answer
 from tensorguard.serving.state import state_of
 from tensorguard.wire.frames import MEDIA_TYPE
 from tensorguard.wire.serving import (
+    DEADLINE_HEADER,
     KEYS_HEADER,
+    MAX_DEADLINE_MS,
     PACK_HEADER,
     TIMING_HEADER,
     InferRequest,
@@ -29,6 +32,7 @@ from tensorguard.wire.serving import (
 
 router = APIRouter(prefix="/v1", tags=["serving"])
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+_MILLISECONDS = re.compile(r"[0-9]{1,6}")
 
 
 def _json(message: msgspec.Struct, status: int = 200) -> Response:
@@ -39,6 +43,17 @@ def _digest(text: str | None, what: str) -> str:
     if text is None or not _DIGEST.fullmatch(text):
         raise MalformedInput(f"{what} must be a SHA-256 of 64 lower-case hex digits")
     return text
+
+
+def _deadline(request: Request) -> float | None:
+    """Return when the caller has no more use of an answer, in seconds of `perf_counter`."""
+    arrived = time.perf_counter()
+    text = request.headers.get(DEADLINE_HEADER)
+    if text is None:
+        return None
+    if not _MILLISECONDS.fullmatch(text) or not 0 < int(text) <= MAX_DEADLINE_MS:
+        raise MalformedInput(f"the header {DEADLINE_HEADER} must be 1 to {MAX_DEADLINE_MS}")
+    return arrived + int(text) / 1000
 
 
 def _timings(answer: Answer) -> Timings:
@@ -95,6 +110,7 @@ async def infer(
 ) -> Response:
     """Evaluate a model on one ciphertext frame; the answer is a ciphertext frame."""
     gateway = state_of(request).gateway
+    deadline = _deadline(request)
     digest = _digest(request.headers.get(KEYS_HEADER), f"the header {KEYS_HEADER}")
     pinned = request.headers.get(PACK_HEADER)
     wanted = Wanted(
@@ -102,7 +118,8 @@ async def infer(
     )
     async with gateway.inference():
         served = await gateway.ready_for(grant, wanted, digest)
-        answer = await gateway.infer(grant, served, digest, await read_octets(request))
+        body = await read_octets(request)
+        answer = await gateway.infer(grant, served, digest, body, deadline=deadline)
     return Response(
         answer.ciphertext,
         media_type=MEDIA_TYPE,
@@ -114,11 +131,14 @@ async def infer(
 async def infer_json(request: Request, grant: Granted) -> Response:
     """Evaluate a model on one ciphertext in base64: the form for small clients."""
     gateway = state_of(request).gateway
+    deadline = _deadline(request)
     async with gateway.inference():
         asked = await read_json(request, InferRequest)
         wanted = Wanted(asked.model, asked.version, asked.pack_id)
         served = await gateway.ready_for(grant, wanted, asked.evaluation_keys)
-        answer = await gateway.infer(grant, served, asked.evaluation_keys, asked.ciphertext)
+        answer = await gateway.infer(
+            grant, served, asked.evaluation_keys, asked.ciphertext, deadline=deadline
+        )
     return _json(
         InferResponse(
             ciphertext=answer.ciphertext, pack_id=served.pack_id, timings=_timings(answer)

@@ -150,20 +150,37 @@ class Gateway:
             raise ParametersMismatch("the evaluation keys are for other parameters than the model")
         return served
 
-    async def infer(self, grant: Grant, served: Served, digest: str, ciphertext: bytes) -> Answer:
-        """Evaluate one ciphertext with the tenant's keys."""
+    async def infer(
+        self,
+        grant: Grant,
+        served: Served,
+        digest: str,
+        ciphertext: bytes,
+        *,
+        deadline: float | None = None,
+    ) -> Answer:
+        """Evaluate one ciphertext with the tenant's keys, if that can be done before `deadline`."""
         model = served.view.name
+        self._metrics.bytes.labels(model, "in").inc(len(ciphertext))
         try:
-            answer = await self._infer(grant, served, digest, ciphertext)
+            answer = await self._infer(grant, served, digest, ciphertext, deadline)
         except TensorGuardError as error:
             self._metrics.evaluations.labels(model, error.code).inc()
             raise
         self._metrics.evaluations.labels(model, "ok").inc()
         self._metrics.evaluate_seconds.labels(model).observe(answer.evaluate_seconds)
-        self._metrics.queue_seconds.observe(answer.queue_seconds)
+        self._metrics.queue_seconds.labels(model).observe(answer.queue_seconds)
+        self._metrics.bytes.labels(model, "out").inc(len(answer.ciphertext))
         return answer
 
-    async def _infer(self, grant: Grant, served: Served, digest: str, ciphertext: bytes) -> Answer:
+    async def _infer(
+        self,
+        grant: Grant,
+        served: Served,
+        digest: str,
+        ciphertext: bytes,
+        deadline: float | None,
+    ) -> Answer:
         parse_frame(
             ciphertext,
             kind=Kind.ciphertext,
@@ -176,5 +193,5 @@ class Gateway:
             return await asyncio.to_thread(self._keys.read, grant.tenant, digest)
 
         return await self._pool.evaluate(
-            Job(served.pack_id, grant.tenant, digest, ciphertext, fetch)
+            Job(served.pack_id, grant.tenant, digest, ciphertext, fetch, deadline)
         )

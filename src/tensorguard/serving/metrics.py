@@ -31,7 +31,14 @@ class ServingMetrics(Metrics):
         self.queue_seconds = Histogram(
             "tensorguard_serving_queue_seconds",
             "Time that a request waited for a worker.",
+            ("model",),
             buckets=SECONDS,
+            registry=self.registry,
+        )
+        self.bytes = Counter(
+            "tensorguard_serving_ciphertext_bytes",
+            "Bytes of ciphertext frames of inferences, by model and direction (in, out).",
+            ("model", "direction"),
             registry=self.registry,
         )
         self.packs_refused = Counter(

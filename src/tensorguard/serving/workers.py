@@ -12,7 +12,7 @@ import contextlib
 import logging
 import math
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -129,6 +129,8 @@ class WorkerPool:
         self._limits = limits
         self._trust_store = trust_store
         self._packs: dict[str, Body] = {}
+        self._pending: Counter[str] = Counter()  # requests of each pack
+        self._leaving: set[str] = set()  # packs that go when they have no more requests
         self._shared: BoundedCache[tuple[str, str], Body] = BoundedCache(limit=limits.shared_bytes)
         self._estimates = Estimates()
         self._idle: list[_Worker] = []
@@ -172,10 +174,17 @@ class WorkerPool:
         async with self._borrow() as worker:
             await self._load(worker, pack_id, pack)
             self._packs[pack_id] = pack
+            self._leaving.discard(pack_id)
         await self._refresh()
 
     async def drop(self, pack_id: str) -> None:
-        """Forget a pack; idle workers are told now, busy ones when they are done."""
+        """Forget a pack once what waits for it is answered; workers are told when they are idle."""
+        self._leaving.add(pack_id)
+        if not self._pending[pack_id]:
+            await self._forget(pack_id)
+
+    async def _forget(self, pack_id: str) -> None:
+        self._leaving.discard(pack_id)
         self._packs.pop(pack_id, None)
         self._estimates.forget(pack_id)
         await self._refresh()
@@ -189,6 +198,17 @@ class WorkerPool:
 
     async def evaluate(self, job: Job) -> Answer:
         """Evaluate one ciphertext in the worker that is likeliest to hold its keys."""
+        self._pending[job.pack_id] += 1
+        try:
+            return await self._evaluate(job)
+        finally:
+            self._pending[job.pack_id] -= 1
+            if not self._pending[job.pack_id]:
+                del self._pending[job.pack_id]
+                if job.pack_id in self._leaving:
+                    await self._forget(job.pack_id)
+
+    async def _evaluate(self, job: Job) -> Answer:
         arrived = time.perf_counter()
         async with self._borrow(job) as worker:
             began = time.perf_counter()

@@ -58,6 +58,7 @@ class Gateway:
         self.tokens: list[str] = []
         self.first: list[httpx.Response | Exception] = []  # answered before anything else
         self.waits: list[float] = []
+        self.deadlines: list[str] = []
 
     def __call__(self, request: httpx.Request) -> httpx.Response:
         path = request.url.path
@@ -93,6 +94,8 @@ class Gateway:
         if frame is None:
             return problem(404, "evaluation_keys_unknown")
         assert request.headers["tg-pack-id"] == self.view.pack_id
+        if "tg-deadline" in request.headers:
+            self.deadlines.append(request.headers["tg-deadline"])
         result = self.model.evaluate(self.model.load_keys(frame), request.content)
         headers = {
             "TG-Pack-Id": self.view.pack_id,
@@ -158,6 +161,18 @@ def test_a_key_file_for_other_parameters_is_refused(gateway: Gateway, tmp_path: 
         path.write_bytes(data)
         with pytest.raises(ParametersMismatch):
             client.open("m")
+
+
+def test_a_deadline_is_sent_and_a_missed_one_is_not_tried_again(gateway: Gateway) -> None:
+    with gateway.client(deadline=0.2) as client:
+        model = client.open("m")
+        model.predict(sample(1))
+        assert gateway.deadlines == ["200"]
+        gateway.first = [problem(504, "deadline_missed", **{"Retry-After": "5"})]
+        with pytest.raises(RemoteProblem) as caught:
+            model.predict(sample(1))
+    assert caught.value.code == "deadline_missed"
+    assert gateway.waits == []
 
 
 def test_lost_evaluation_keys_are_uploaded_again(gateway: Gateway) -> None:

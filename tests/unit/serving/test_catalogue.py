@@ -197,3 +197,55 @@ def test_versions_are_ordered_as_people_count() -> None:
     ordered = ["0.9", "1.0-rc1", "1.0-rc2", "1.0", "1.0.1", "1.2", "1.10", "2"]
     mixed = [ordered[i] for i in (3, 7, 0, 5, 2, 6, 1, 4)]
     assert sorted(mixed, key=version_order) == ordered
+
+
+def test_a_replaced_file_is_swapped_in_one_step(bench: Bench) -> None:
+    """Whoever looks while the new pack is loaded still finds the old one; afterwards the new one."""
+    old = bench.site.add("m", network(1))
+    bench.scan()
+    new = pack_id(pack_bytes(bench.site.signer, network(2), name="m"))
+    seen: list[str] = []
+    load, drop = bench.pool.load, bench.pool.drop
+
+    class Watched(FakePool):
+        async def load(self, pack_id: str, data: bytes) -> None:
+            await load(pack_id, data)
+            seen.append(bench.catalogue.model("m", None, {old, new}).pack_id)
+
+        async def drop(self, pack_id: str) -> None:
+            seen.append(bench.catalogue.model("m", None, {old, new}).pack_id)
+            await drop(pack_id)
+
+    watched = Watched()
+    watched.loaded = bench.pool.loaded
+    bench.catalogue._pool = bench.pool = watched
+    bench.site.add("m", network(2))
+    assert bench.scan() == {new}
+    assert seen == [old, new]
+
+
+def test_a_file_that_is_replaced_while_no_worker_answers_keeps_the_old_pack(bench: Bench) -> None:
+    old = bench.site.add("m", network(1))
+    bench.scan()
+    new = bench.site.add("m", network(2))
+    bench.pool.refuses = Unavailable("no worker answers")
+    assert bench.scan() == {old}
+    bench.pool.refuses = None
+    assert bench.scan() == {new}
+
+
+def test_a_file_that_is_replaced_by_a_bad_one_is_no_longer_served(bench: Bench) -> None:
+    bench.site.add("m", network(1))
+    bench.scan()
+    (bench.site.packs / "m-1.0.moai").write_bytes(b"broken")
+    assert bench.scan() == set()
+    assert bench.refused == 1
+
+
+def test_a_signer_who_was_removed_is_gone_even_where_no_worker_answers(bench: Bench) -> None:
+    bench.site.add("m", network(1))
+    bench.scan()
+    other = SoftwareHybridSigner.generate().public_key
+    (bench.site.trust / "publisher.pub.json").write_bytes(other.to_json(name="other"))
+    bench.pool.refuses = Unavailable("no worker answers")
+    assert bench.scan() == set()
