@@ -8,7 +8,7 @@ Decrypted values must not be sent back to the evaluator (IND-CPA-D, Li and Micci
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 import numpy as np
@@ -145,16 +145,22 @@ class ClientKeys:
         ]
         return build_frame(Kind.ciphertext, self.parameters.id, items, key_id=self.key_id)
 
-    def decrypt(self, frame: bytes) -> Floats:
+    def decrypt(self, frame: bytes, *, flood: Callable[[Floats], Floats] | None = None) -> Floats:
         """Return the outputs (outputs,) of a result frame, rescaled and after the activation.
 
-        A classification gives one probability for each label of `view.output.labels`.
+        A classification gives one probability for each label of `view.output.labels`. `flood` changes
+        the normalised values (outputs,) before anything else sees them: results that are to be shared.
         """
         outputs = len(self.view.output.scale)
         if self.view.packing.layout == "columns":
-            return np.asarray(self.decrypt_batch(frame, samples=1)[0])
-        (slots,) = self._decrypt(frame, columns=1)
-        return np.asarray(finish(self.view.output, slots[None, :outputs])[0])
+            columns = self._decrypt(frame, columns=outputs)
+            values = np.array([slots[0] for slots in columns])
+        else:
+            (slots,) = self._decrypt(frame, columns=1)
+            values = slots[:outputs]
+        if flood is not None:
+            values = flood(values)
+        return np.asarray(finish(self.view.output, values[None])[0])
 
     def decrypt_batch(self, frame: bytes, *, samples: int) -> Floats:
         """Return the outputs (samples, outputs) of a batch of so many samples."""

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         PackNotPinned,
         Timing,
     )
+    from tensorguard.sdk.sharing import SharedResults
     from tensorguard.sdk.telemetry import TelemetryClient
     from tensorguard.sdk.transport import InsecureUrl, ServerUnreachable
     from tensorguard.wire.problems import RemoteProblem
@@ -35,6 +36,7 @@ __all__ = [
     "PackNotPinned",
     "RemoteProblem",
     "ServerUnreachable",
+    "SharedResults",
     "TelemetryClient",
     "TensorGuardError",
     "Timing",
@@ -50,6 +52,7 @@ _MODULES = {
     "PackNotPinned": "tensorguard.sdk.inference",
     "RemoteProblem": "tensorguard.wire.problems",
     "ServerUnreachable": "tensorguard.sdk.transport",
+    "SharedResults": "tensorguard.sdk.sharing",
     "TelemetryClient": "tensorguard.sdk.telemetry",
     "TensorGuardError": "tensorguard.errors",
     "Timing": "tensorguard.sdk.inference",

@@ -4,13 +4,13 @@
         model = client.open("reacher-policy")
         action = model.predict(observation)
 
-What comes back is decrypted here. Do not send decrypted values to the gateway's operator: together
-with their ciphertexts they can tell something of the key (Li and Micciancio 2021).
+What comes back is decrypted here. Do not show decrypted values to the gateway's operator: together
+with their ciphertexts they can tell something of the key (Li and Micciancio 2021). Nothing here sends
+them anywhere; for results that others may see there is `EncryptedModel.share_results`.
 """
 
 from __future__ import annotations
 
-import hmac
 import ssl
 import time
 from collections.abc import Callable
@@ -25,11 +25,12 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from tensorguard.crypto.files import read_bounded, write_atomic
-from tensorguard.errors import Conflict, MalformedInput, NotFound, VerificationError
+from tensorguard.errors import Conflict, MalformedInput, VerificationError
 from tensorguard.keys.provider import KeyProvider
-from tensorguard.moai.client import ClientKeys
-from tensorguard.sdk.keystore import Keystore, keystore
+from tensorguard.moai.pack import VerifiedPack
+from tensorguard.sdk import sharing
+from tensorguard.sdk.key_folder import KeyFolder
+from tensorguard.sdk.keystore import keystore
 from tensorguard.sdk.transport import Answer, TokenProvider, Transport
 from tensorguard.wire.frames import MEDIA_TYPE, frame_digest
 from tensorguard.wire.models import ModelView
@@ -48,7 +49,6 @@ Floats = npt.NDArray[np.float64]
 OutOfRange = Literal["refuse", "clip"]
 
 TIMEOUT = 60.0  # seconds without a byte
-MAX_EVALUATION_KEYS = 1 << 30  # bytes of our own file
 KEYS_UNKNOWN = "evaluation_keys_unknown"
 PACK_CHANGED = frozenset({"pack_changed", "model_unknown"})
 NOT_FOUND = 404
@@ -179,47 +179,6 @@ class InferenceClient:
         return model
 
 
-class KeyFolder:
-    """The keys of one model view: in memory only, or in a keystore and a file beside it."""
-
-    def __init__(self, view: ModelView, kept: Keystore | None, path: Path | None) -> None:
-        self.view = view
-        self._path = path
-        self._frame: bytes | None = None
-        found = None if kept is None else kept.load(view)
-        self.keys = ClientKeys.generate(view) if found is None else found
-        if kept is not None and found is None:
-            kept.save(self.keys)
-
-    @property
-    def in_memory(self) -> bool:
-        """Whether the keys end with this process."""
-        return self._path is None
-
-    def evaluation_keys(self) -> bytes:
-        """Return one frame of evaluation keys, the same one every time. They are public."""
-        if self._path is None:
-            self._frame = self._frame or self.keys.evaluation_keys()
-            return self._frame
-        beside = self._beside(self._path)
-        try:
-            return read_bounded(beside, limit=MAX_EVALUATION_KEYS, private=True)
-        except NotFound:
-            frame = self.keys.evaluation_keys()
-            write_atomic(beside, frame)
-            return frame
-
-    def _beside(self, path: Path) -> Path:
-        """Name the file after the secret key (by a keyed hash) and the form: none is mixed up.
-
-        Evaluation keys of another secret would give wrong answers without any error.
-        """
-        secret = self.keys.to_frame()
-        form = [self.view.parameters_id, self.view.rotations, self.view.relinearisation]
-        name = hmac.digest(secret, b"evaluation keys" + msgspec.json.encode(form), "sha256").hex()
-        return path.with_name(f"{path.name}.{name[:16]}.evaluation")
-
-
 class EncryptedModel:
     """One model, evaluated on ciphertexts. `last_timing` tells of the last prediction."""
 
@@ -232,6 +191,7 @@ class EncryptedModel:
         self.evaluation_key_bytes = 0  # of the frame that the gateway holds
         self._transport = transport
         self._keys = keys
+        self._shares = False  # whether a budget of shared results was given out
         self._digest = ""
 
     @property
@@ -274,6 +234,40 @@ class EncryptedModel:
             lambda: keys.encrypt_batch(rows, out_of_range=out_of_range),
             lambda frame: keys.decrypt_batch(frame, samples=len(rows)),
         )
+
+    def share_results(
+        self,
+        pack: VerifiedPack,
+        *,
+        results: int,
+        security_bits: int = sharing.SECURITY_BITS,
+        least_bits: float = sharing.LEAST_BITS,
+        random: sharing.Gaussian | None = None,
+    ) -> sharing.SharedResults:
+        """Return what predicts under these keys with results that others may see, so many at most.
+
+        The error to hide is the one that `pack` predicts: the publisher's word, not the gateway's. Raises
+        `PrecisionTooLow` when too little of a result would be left, `KeysOutliveTheirCount` for keys of
+        a keystore, and `ResultsSpent` when these keys share results already.
+        """
+        if not self._keys.in_memory:
+            raise sharing.KeysOutliveTheirCount("the keys of a keystore outlive this process")
+        if self._shares:
+            raise sharing.ResultsSpent("these keys have a budget of shared results already")
+        keys = self._keys.keys
+        shared = sharing.SharedResults(
+            self.view,
+            pack,
+            lambda x, flood: self._predict(
+                lambda: keys.encrypt(x), lambda frame: keys.decrypt(frame, flood=flood)
+            ),
+            results=results,
+            security_bits=security_bits,
+            least_bits=least_bits,
+            random=random,
+        )
+        self._shares = True
+        return shared
 
     def _predict(self, encrypt: Callable[[], bytes], decrypt: Callable[[bytes], Floats]) -> Floats:
         began = time.perf_counter()
