@@ -29,7 +29,8 @@ from tensorguard.serving.links import Launcher
 from tensorguard.serving.local_workers import LocalLauncher
 from tensorguard.serving.messages import WorkerGone
 from tensorguard.serving.pool import DeadlineMissed, Death, EvaluationTimedOut, Job, QueueFull
-from tensorguard.serving.workers import Limits, WorkerPool
+from tensorguard.serving.slots import Limits
+from tensorguard.serving.workers import WorkerPool
 from tensorguard.wire.problems import RemoteProblem
 
 PROGRAM = ("-E", "-P", str(Path(fake_worker.__file__)))
@@ -453,7 +454,8 @@ def test_a_pool_whose_workers_do_not_start_raises(place: Place, site: Site) -> N
 PARENT = """
 import asyncio, sys
 from pathlib import Path
-from tensorguard.serving.workers import Limits, WorkerPool
+from tensorguard.serving.slots import Limits
+from tensorguard.serving.workers import WorkerPool
 
 async def main():
     limits = Limits(workers=2, queue=1, seconds=30, memory_bytes=1 << 30, pack_bytes=1 << 20,

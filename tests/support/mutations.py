@@ -1,5 +1,6 @@
 """Seeded damage: the ways in which bytes go wrong on a wire, on a disk, or on purpose."""
 
+import itertools
 import random
 
 
@@ -9,6 +10,12 @@ def mutations(good, *, count, seed):
     yield b""
     for _ in range(count - 1):
         yield _damage(good, rng)
+
+
+def damaged(good, *, count, seed):
+    """Yield `count` mutations that do differ from `good`."""
+    different = (bad for bad in mutations(good, count=2 * count + 10, seed=seed) if bad != good)
+    return itertools.islice(different, count)
 
 
 def _damage(good, rng):

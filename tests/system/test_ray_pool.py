@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections import Counter
@@ -16,6 +17,8 @@ from support.callers import Caller, make_caller
 from support.production import free_port
 from support.ray_nodes import Cluster, cluster
 from support.serving import Gateway, Shared, Site, gateway, network, sample, until
+from tensorguard.serving.local_workers import worker_arguments
+from tensorguard.serving.messages import Start
 
 pytestmark = pytest.mark.xdist_group("ray")
 REQUESTS, CALLERS = 200, 8
@@ -23,7 +26,7 @@ LOST_AFTER = 60  # requests
 EXPECTED = np.array([network(1).raw(sample(seed)[None])[0] for seed in range(REQUESTS)])
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def nodes() -> Iterator[Cluster]:
     with cluster(free_port(), 1, 1) as running:
         yield running
@@ -41,6 +44,29 @@ def served(nodes: Cluster, tmp_path: Path) -> Iterator[Gateway]:
         TG_MAX_WORKERS="2",
     ) as running:
         yield running
+
+
+def test_a_node_with_another_version_gets_no_work(
+    nodes: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in nodes.variables.items():
+        monkeypatch.setenv(name, value)
+    from tensorguard.serving import ray_workers
+
+    launcher = ray_workers.RayLauncher(
+        nodes.address, worker_arguments("tenseal", threads=1), cores=1, version="0.0.0"
+    )
+    start = Start(memory_bytes=4 << 30, seconds=60, pack_bytes=1 << 20, cache_bytes=1 << 20)
+
+    async def work() -> None:
+        await launcher.open()
+        try:
+            with pytest.raises(ray_workers.RayNodeDiffers, match=r"0\.0\.0"):
+                await launcher.launch(start)
+        finally:
+            await launcher.close()
+
+    asyncio.run(work())
 
 
 def caller_of(running: Gateway) -> Caller:

@@ -31,8 +31,9 @@ from tensorguard.serving.links import Launcher
 from tensorguard.serving.local_workers import LocalLauncher, worker_arguments
 from tensorguard.serving.metrics import ServingMetrics
 from tensorguard.serving.pool import Death
+from tensorguard.serving.slots import Limits
 from tensorguard.serving.state import ServingState
-from tensorguard.serving.workers import Limits, WorkerPool
+from tensorguard.serving.workers import WorkerPool
 from tensorguard.settings import Settings
 
 log = logging.getLogger(__name__)

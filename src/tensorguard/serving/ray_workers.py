@@ -108,7 +108,10 @@ class RayLink:
 class RayLauncher:
     """Starts actors in the cluster at `address`, spread over its nodes."""
 
-    def __init__(self, address: str, arguments: Sequence[str], *, cores: int) -> None:
+    def __init__(
+        self, address: str, arguments: Sequence[str], *, cores: int, version: str = __version__
+    ) -> None:
+        self._version = version
         self._address, self._arguments = address, tuple(arguments)
         self._kind = ray.remote(ray_actor.WorkerActor).options(
             num_cpus=cores,
@@ -141,8 +144,8 @@ class RayLauncher:
         try:
             async with asyncio.timeout(PLACE_SECONDS):
                 version, name = await _await(actor.ready.remote())
-            if version != __version__:
-                raise RayNodeDiffers(f"{name} runs tensorguard {version}, not {__version__}")
+            if version != self._version:
+                raise RayNodeDiffers(f"{name} runs tensorguard {version}, not {self._version}")
         except TimeoutError as error:
             ray.kill(actor)
             raise WorkerGone("no node of the cluster took a worker in time") from error

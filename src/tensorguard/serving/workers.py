@@ -14,7 +14,6 @@ import math
 import time
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -24,7 +23,7 @@ from tensorguard.crypto.trust import files_of
 from tensorguard.errors import TensorGuardError
 from tensorguard.serving.cache import BoundedCache
 from tensorguard.serving.estimates import Estimates
-from tensorguard.serving.links import Body, Launcher, Link
+from tensorguard.serving.links import Body, Launcher
 from tensorguard.serving.messages import (
     CheckKeys,
     Done,
@@ -32,9 +31,7 @@ from tensorguard.serving.messages import (
     Evaluate,
     KeysWanted,
     LoadPack,
-    Refused,
     Reply,
-    Request,
     Start,
     WorkerGone,
 )
@@ -42,12 +39,11 @@ from tensorguard.serving.pool import (
     Answer,
     DeadlineMissed,
     Death,
-    EvaluationTimedOut,
     Job,
     PoolStatus,
     QueueFull,
 )
-from tensorguard.wire.problems import RemoteProblem
+from tensorguard.serving.slots import Limits, Waiter, Worker
 
 log = logging.getLogger(__name__)
 
@@ -55,62 +51,6 @@ LOAD_SECONDS: Final = 60  # encoding one pack's weights
 BACKOFF: Final = (0.05, 5.0)  # seconds between starts of workers that do not live long
 LONG_LIFE: Final = 10.0  # seconds after which a worker's end starts the backoff anew
 RETRY_WHEN_FULL: Final = 2  # seconds
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """Every bound of the pool."""
-
-    workers: int
-    queue: int  # requests that wait for a worker
-    seconds: float  # of one request
-    memory_bytes: int  # address space of one worker
-    pack_bytes: int
-    reply_bytes: int
-    cache_bytes: int  # evaluation-key frames that one worker keeps loaded
-    shared_bytes: int = 0  # evaluation-key frames that the launcher keeps for all workers
-
-
-@dataclass(eq=False)
-class _Worker:
-    """One running worker."""
-
-    link: Link
-    started: float
-    packs: set[str] = field(default_factory=set)  # loaded, or tried and refused
-    warm: set[tuple[str, str]] = field(default_factory=set)  # evaluation keys that it was given
-    broken: bool = False
-    timed_out: bool = False
-
-    async def ask(
-        self, request: Request, *bodies: Body, seconds: float, limit: int
-    ) -> tuple[Reply, bytes]:
-        """Ask, and break the worker unless a whole reply came in time."""
-        try:
-            reply, body = await self.link.ask(request, *bodies, seconds=seconds, limit=limit)
-        except EvaluationTimedOut:
-            self.timed_out = True
-            self.kill()
-            raise
-        except BaseException:  # a lost connection or a cancellation: its state is unknown now
-            self.kill()
-            raise
-        if isinstance(reply, Refused):
-            raise RemoteProblem(reply.problem)
-        return reply, body
-
-    def kill(self) -> None:
-        """End it at once."""
-        self.broken = True
-        self.link.kill()
-
-
-@dataclass(eq=False, slots=True)
-class _Waiter:
-    """A request in the queue, and the seconds that its evaluation is likely to take."""
-
-    worker: asyncio.Future[_Worker]
-    seconds: float
 
 
 class WorkerPool:
@@ -133,9 +73,9 @@ class WorkerPool:
         self._leaving: set[str] = set()  # packs that go when they have no more requests
         self._shared: BoundedCache[tuple[str, str], Body] = BoundedCache(limit=limits.shared_bytes)
         self._estimates = Estimates()
-        self._idle: list[_Worker] = []
-        self._alive: set[_Worker] = set()
-        self._waiting: deque[_Waiter] = deque()
+        self._idle: list[Worker] = []
+        self._alive: set[Worker] = set()
+        self._waiting: deque[Waiter] = deque()
         self._keepers: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -252,14 +192,14 @@ class WorkerPool:
     # --- borrowing ------------------------------------------------------------------------
 
     @contextlib.asynccontextmanager
-    async def _borrow(self, job: Job | None = None) -> AsyncIterator[_Worker]:
+    async def _borrow(self, job: Job | None = None) -> AsyncIterator[Worker]:
         worker = await self._take(job)
         try:
             yield worker
         finally:
             await self._return(worker)
 
-    async def _take(self, job: Job | None) -> _Worker:
+    async def _take(self, job: Job | None) -> Worker:
         patience = self._patience(job)
         able = [w for w in self._idle if not w.link.gone]
         if able:
@@ -272,7 +212,7 @@ class WorkerPool:
                 f"{self._limits.queue} requests wait already", retry_after=RETRY_WHEN_FULL
             )
         expected = 0.0 if job is None else self._estimates.of(job.pack_id)
-        waiter = _Waiter(asyncio.get_running_loop().create_future(), expected)
+        waiter = Waiter(asyncio.get_running_loop().create_future(), expected)
         self._waiting.append(waiter)
         try:
             async with asyncio.timeout(min(self._limits.seconds * 2, patience)):
@@ -306,14 +246,14 @@ class WorkerPool:
             raise DeadlineMissed("the evaluation would end after its deadline")
         return left
 
-    async def _return(self, worker: _Worker) -> None:
+    async def _return(self, worker: Worker) -> None:
         """Offer a worker again, with the packs that it should have."""
         if not worker.broken:
             await self._synchronise(worker)
         if not worker.broken:
             self._offer(worker)
 
-    def _offer(self, worker: _Worker) -> None:
+    def _offer(self, worker: Worker) -> None:
         while self._waiting:
             waiter = self._waiting.popleft().worker
             if not waiter.done():
@@ -322,14 +262,14 @@ class WorkerPool:
         self._idle.append(worker)
 
     async def _work(
-        self, worker: _Worker, request: CheckKeys | Evaluate, *bodies: Body
+        self, worker: Worker, request: CheckKeys | Evaluate, *bodies: Body
     ) -> tuple[Reply, bytes]:
         limits = self._limits
         return await worker.ask(request, *bodies, seconds=limits.seconds, limit=limits.reply_bytes)
 
     # --- packs ----------------------------------------------------------------------------
 
-    async def _load(self, worker: _Worker, pack_id: str, pack: Body) -> None:
+    async def _load(self, worker: Worker, pack_id: str, pack: Body) -> None:
         worker.packs.add(pack_id)
         trusted = await asyncio.to_thread(files_of, self._trust_store)
         request = LoadPack(
@@ -344,7 +284,7 @@ class WorkerPool:
                 self._idle.remove(worker)
                 await self._return(worker)
 
-    async def _synchronise(self, worker: _Worker) -> None:
+    async def _synchronise(self, worker: Worker) -> None:
         for pack_id in worker.packs - self._packs.keys():
             worker.packs.discard(pack_id)
             with contextlib.suppress(TensorGuardError):  # a broken worker is seen by its keeper
@@ -359,7 +299,7 @@ class WorkerPool:
 
     # --- keeping --------------------------------------------------------------------------
 
-    async def _spawn(self) -> _Worker:
+    async def _spawn(self) -> Worker:
         limits = self._limits
         start = Start(
             memory_bytes=limits.memory_bytes,
@@ -367,12 +307,12 @@ class WorkerPool:
             pack_bytes=limits.pack_bytes,
             cache_bytes=limits.cache_bytes,
         )
-        worker = _Worker(await self._launcher.launch(start), started=time.monotonic())
+        worker = Worker(await self._launcher.launch(start), started=time.monotonic())
         self._alive.add(worker)
         await self._return(worker)
         return worker
 
-    async def _keep(self, worker: _Worker | None) -> None:
+    async def _keep(self, worker: Worker | None) -> None:
         shortest, longest = BACKOFF
         delay = shortest
         while True:
@@ -388,7 +328,7 @@ class WorkerPool:
                 worker = None
                 log.critical("a worker does not start", extra={"why": str(error)})
 
-    def _bury(self, worker: _Worker, how: str) -> None:
+    def _bury(self, worker: Worker, how: str) -> None:
         worker.broken = True
         self._alive.discard(worker)
         if worker in self._idle:
@@ -399,7 +339,7 @@ class WorkerPool:
             "a worker ended", extra={"worker": worker.link.name, "how": how, "cause": cause}
         )
 
-    async def _end(self, worker: _Worker) -> None:
+    async def _end(self, worker: Worker) -> None:
         worker.broken = True
         await worker.link.end()
         self._alive.discard(worker)
