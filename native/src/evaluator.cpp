@@ -178,6 +178,32 @@ Ciphertext rotate(const Ciphertext& a, u64 element, const Keys& keys) {
   return out;
 }
 
+// The decomposition first, as in a transform: the automorphism then only permutes the digits.
+std::vector<Ciphertext> rotations(const Ciphertext& a, const std::vector<u64>& elements,
+                                  const Keys& keys) {
+  require(a.size == 2, "only a ciphertext of two polynomials is rotated");
+  const Ring& ring = *a.ring;
+  const std::size_t n = ring.degree(), level = a.level;
+  std::vector<Ciphertext> result;
+  if (elements.empty()) return result;
+  const Digits digits(ring, a.polynomial(1), level);
+  Buffer turned = ring.buffer(level), sum = ring.buffer(2 * (level + 1));
+  for (const u64 element : elements) {
+    const SwitchingKey& key = rotation_key(keys, element, a.ring);
+    const Permutation& turn = ring.permutation(element);
+    each(ring, 1, level, [&](std::size_t k, std::size_t at) {
+      ring.kernels(k).permute(turned.data() + at, a.data.data() + at, nullptr, n, turn,
+                              ring.modulus(k));
+    });
+    switch_key(ring, digits, key, {.out = sum.data(), .permutation = &turn});
+    Ciphertext out = make(a.ring, 2, level);
+    ring.divide_by_special(out.polynomial(0), sum.data(), level, turned.data());
+    ring.divide_by_special(out.polynomial(1), sum.data() + (level + 1) * n, level, nullptr);
+    result.push_back(std::move(out));
+  }
+  return result;
+}
+
 Ciphertext fold(const Ciphertext& a, const std::vector<u64>& elements, const Keys& keys) {
   require(a.size == 2, "only a ciphertext of two polynomials is rotated");
   const Ring& ring = *a.ring;

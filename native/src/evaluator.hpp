@@ -17,6 +17,9 @@ Ciphertext relinearise_rescale(const Ciphertext&, const Keys&);  // SEAL's two i
 Ciphertext drop(const Ciphertext&, std::size_t level);           // mod-switch to a lower level
 Ciphertext rotate(const Ciphertext&, u64 element, const Keys&);
 
+// The rotations of one ciphertext by many elements, which share one decomposition.
+std::vector<Ciphertext> rotations(const Ciphertext&, const std::vector<u64>& elements, const Keys&);
+
 // x, then for each element in turn x + rotation(x): the first polynomial stays multiplied by P until
 // the end.
 Ciphertext fold(const Ciphertext&, const std::vector<u64>& elements, const Keys&);

@@ -273,6 +273,13 @@ NB_MODULE(_native, m) {
           return share(rotate(a, element, keys));
         },
         Unlocked());
+  m.def("rotations",
+        [](const Ciphertext& a, const std::vector<u64>& elements, const Keys& keys) {
+          std::vector<Ct> out;
+          for (Ciphertext& x : rotations(a, elements, keys)) out.push_back(share(std::move(x)));
+          return out;
+        },
+        Unlocked());
   m.def("fold",
         [](const Ciphertext& a, const std::vector<u64>& elements, const Keys& keys) {
           return share(fold(a, elements, keys));

@@ -259,6 +259,7 @@ std::vector<u64> run_all(const std::string& kernels, unsigned threads, const std
         "one division by both primes is two divisions");
   results.push_back(rotate(drop(a, level - 1), 9, keys));
   results.push_back(fold(a, {3, 9, 27}, keys));
+  for (Ciphertext& x : rotations(a, {3, 9, 27}, keys)) results.push_back(std::move(x));
   results.push_back(add_plain(multiply_plain(a, *plain(level, false)), *plain(level, false)));
   Transform transform{ring, level, {1, 3}, {1, 9}, {}};
   transform.diagonals = {{plain(level, true), nullptr}, {plain(level, true), plain(level, true)}};

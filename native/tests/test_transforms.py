@@ -92,6 +92,28 @@ def test_folds_are_rotations_added(side):
     assert np.array_equal(native.fold(start, [], side.keys).residues(), start.residues())
 
 
+def test_rotations_of_one_ciphertext_are_each_its_rotation(side):
+    x = np.random.default_rng(7).uniform(-1, 1, 1024)
+    elements = [side.peer.element(step) for step in (1, 8, 16)]
+    for level in (3, 1):
+        start = native.drop(side.ciphertext(x), level)
+        results = native.rotations(start, elements, side.keys)
+        for step, element, result in zip((1, 8, 16), elements, results, strict=True):
+            assert (result.size, result.level) == (2, level)
+            assert np.abs(side.value(result) - np.roll(x, -step)).max() < 1e-4
+            alone = side.value(native.rotate(start, element, side.keys))
+            assert np.abs(side.value(result) - alone).max() < 1e-4
+    assert native.rotations(side.ciphertext(x), [], side.keys) == []
+
+
+def test_rotations_without_a_key_or_of_a_product_are_refused(side):
+    ciphertext = side.ciphertext(np.zeros(1024))
+    with pytest.raises(ValueError, match="no key for this Galois element"):
+        native.rotations(ciphertext, [side.peer.element(5)], side.keys)
+    with pytest.raises(ValueError, match="two polynomials"):
+        native.rotations(native.multiply(ciphertext, ciphertext), [], side.keys)
+
+
 def test_column_sums_are_a_linear_layer_without_rotations(side):
     rng = np.random.default_rng(5)
     columns, weights = rng.uniform(-1, 1, (6, 1024)), rng.uniform(-1, 1, (5, 6))
@@ -118,5 +140,6 @@ def test_kernels_and_threads_never_change_a_residue(peer):
                 side.keys,
             )
             (summed,) = native.combine([folded], np.array([[-7]]))
-            seen.add(folded.residues().tobytes() + summed.residues().tobytes())
+            (turned,) = native.rotations(ciphertext, [peer.element(4)], side.keys)
+            seen.add(b"".join(y.residues().tobytes() for y in (folded, summed, turned)))
     assert len(seen) == 1

@@ -21,6 +21,7 @@ from tensorguard_moai_native._native import (
     relinearise_rescale,
     rescale,
     rotate,
+    rotations,
     subtract,
 )
 
@@ -43,6 +44,7 @@ __all__ = [
     "relinearise_rescale",
     "rescale",
     "rotate",
+    "rotations",
     "subtract",
 ]
 __version__ = "0.1.0"
