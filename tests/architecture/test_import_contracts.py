@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[2]
 BREAKS = {
     "layers": ("errors.py", "from tensorguard import settings"),
     "servers-cannot-decrypt": ("serving/app.py", "from tensorguard.moai import client"),
+    "research-is-not-served": ("serving/app.py", "from tensorguard.moai import research"),
     "clients-stay-thin": ("sdk/__init__.py", "import fastapi"),
     "policy-is-pure": ("moai/plan.py", "import subprocess"),
     "feature-layers": (

@@ -262,3 +262,40 @@ def check_view(view: ModelView) -> CkksParameters:
     if len(view.output.scale) > parameters.slots:
         raise ViewUntrustworthy("there are more outputs than slots")
     return parameters
+
+
+class ColumnKeys:
+    """A secret key for columns of slots without a model's view: for `moai.research` alone.
+
+    Its parameters are the caller's own, so there is no server's word to check.
+    """
+
+    def __init__(self, parameters: CkksParameters) -> None:
+        self.parameters = parameters
+        self._seal = Seal(parameters)
+        self._generator = sealapi.KeyGenerator(self._seal.context)
+        secret = self._generator.secret_key()
+        self._encryptor = sealapi.Encryptor(self._seal.context, secret)
+        self._decryptor = sealapi.Decryptor(self._seal.context, secret)
+
+    def rotation_key(self, step: int) -> bytes:
+        """Return the public key of one rotation of the slots to the left."""
+        element = self.parameters.galois_element(step)
+        return dump(self._generator.create_galois_keys([element]))
+
+    def relinearisation_key(self) -> bytes:
+        """Return the public relinearisation key."""
+        return dump(self._generator.create_relin_keys())
+
+    def encrypt(self, slots: Floats, *, level: int) -> bytes:
+        """Return the seeded ciphertext of `slots` (slots,) with `level` primes."""
+        encoded = self._seal.encode(slots, level=level, scale=self.parameters.scale)
+        return dump(self._encryptor.encrypt_symmetric(encoded))
+
+    def decrypt(self, blob: bytes) -> Floats:
+        """Return the slots of a result with one prime left. Raises a 4xx `TensorGuardError`."""
+        scale = self.parameters.scale
+        checked = strict.parse_ciphertext(blob, self.parameters, level=1, scale=scale)
+        plaintext = sealapi.Plaintext()
+        self._decryptor.decrypt(self._seal.load(sealapi.Ciphertext, checked), plaintext)
+        return np.asarray(self._seal.decode(plaintext))
