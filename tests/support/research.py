@@ -15,7 +15,9 @@ def reduced_layer():
         return Dense(weight, rng.normal(size=outputs) * 0.1)
 
     def norm():
-        return Norm(rng.uniform(0.5, 1.5, HIDDEN), rng.normal(size=HIDDEN) * 0.1, 1e-12)
+        gain = rng.uniform(0.5, 1.5, HIDDEN)
+        gain[3] = 1e-33  # MiniLM has such features: dead, but not quite zero
+        return Norm(gain, rng.normal(size=HIDDEN) * 0.1, 1e-12)
 
     return EncoderLayer(
         heads=HEADS,

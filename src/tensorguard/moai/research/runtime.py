@@ -107,12 +107,14 @@ class Runtime:
         """Return weights (outputs, inputs) times the columns, at `scale`, one level down.
 
         Weights become integers at the scale of the prime that is divided away, so every scale is met
-        exactly, whatever those of `x` are. Costs no rotation.
+        exactly, whatever those of `x` are. Costs no rotation. A row that rounds to zeros would give a
+        ciphertext that hides nothing, which clients refuse: it gets one unit in the last place.
         """
         prime = self.parameters.primes[x[0].level - 1]
         target = self.parameters.scale if scale is None else scale
         factors = np.array([target * prime / column.scale for column in x])
         integers = np.rint(weights * factors).astype(np.int64)
+        integers[~integers.any(axis=1), 0] = 1
         self._stage.update(scalar_products=integers.size, rescales=len(integers))
         sums = native.combine([column.ciphertext for column in x], integers)
         return [Column(y, target) for y in sums]

@@ -208,6 +208,14 @@ def test_unequal_scales_are_never_added(evaluated):
         server.write(other)
 
 
+def test_a_row_of_zeros_still_hides_its_result(evaluated):
+    """A result without a second polynomial would be in the clear; the client refuses such."""
+    server, client = evaluated.server, evaluated.client
+    columns = [server.load(blob, level=2) for blob in client.encrypt(evaluated.x, level=2)]
+    blobs = [server.write(y) for y in server.linear(columns, np.zeros((2, HIDDEN)))]
+    assert np.abs(client.decrypt(blobs, sequences=SEQUENCES)).max() < 1e-4
+
+
 def test_the_server_refuses_secrets_and_other_levels(evaluated):
     server, client = evaluated.server, evaluated.client
     generator = sealapi.KeyGenerator(client.keys._seal.context)
