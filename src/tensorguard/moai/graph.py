@@ -1,24 +1,34 @@
-"""A network as it is evaluated: linear layers and polynomials, nothing else, all normalised.
+"""A network as it is evaluated: linear layers, polynomials, sums and products, all normalised.
 
-The client standardises the input and rescales the output; between them every value is about 1.
+The client standardises the input and rescales the output; between them every value is about 1. A
+layer takes the one before it, or an earlier one by its name; the input is the first layer's alone.
 A graph checks itself when it is made, so that nothing is found wrong during an inference.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from tensorguard.errors import MalformedInput
-from tensorguard.moai import bases
+from tensorguard.moai import bases, wiring
 from tensorguard.moai.bases import MAX_DEGREES, Basis
-from tensorguard.moai.plan import MAX_LAYERS, LinearShape, PolynomialShape, Shape
+from tensorguard.moai.plan import (
+    MAX_LAYERS,
+    Joining,
+    JoinShape,
+    LinearShape,
+    PolynomialShape,
+    Shape,
+)
 from tensorguard.wire.models import MAX_FEATURES, MAX_OUTPUTS, InputScaling, OutputScaling
 
-StandsFor = Literal["relu", "tanh", "logistic", "gelu", "gelu_tanh", "silu", "polynomial"]
+StandsFor = Literal["relu", "tanh", "logistic", "gelu", "gelu_tanh", "silu", "rsqrt", "polynomial"]
 Floats = npt.NDArray[np.float64]
 LARGEST = 1e6  # a weight or coefficient beyond this says that nothing was normalised
 
@@ -30,6 +40,7 @@ class Linear:
     name: str
     weight: Floats
     bias: Floats
+    of: str | None = None
 
     def __post_init__(self) -> None:
         _check_finite(self.name, self.weight, self.bias)
@@ -39,10 +50,19 @@ class Linear:
             raise MalformedInput(f"layer {self.name}: all weights are zero")
 
     @property
-    def shape(self) -> LinearShape:
-        """Return what the planner needs to know."""
-        outputs, inputs = self.weight.shape
-        return LinearShape(self.name, inputs, outputs)
+    def inputs(self) -> int:
+        """Return how many values it takes."""
+        return int(self.weight.shape[1])
+
+    @property
+    def width(self) -> int:
+        """Return how many values it gives."""
+        return int(self.weight.shape[0])
+
+    @property
+    def names(self) -> tuple[str | None, ...]:
+        """Return the names of the layers that it takes; None: the one before."""
+        return (self.of,)
 
     def apply(self, x: Floats) -> Floats:
         """Evaluate on rows of `x` (n, inputs)."""
@@ -57,6 +77,7 @@ class Polynomial:
     coefficients: Floats
     stands_for: StandsFor
     basis: Basis = "monomial"
+    of: str | None = None
 
     def __post_init__(self) -> None:
         _check_finite(self.name, self.coefficients)
@@ -74,9 +95,19 @@ class Polynomial:
         return int(self.coefficients.shape[1]) - 1
 
     @property
-    def shape(self) -> PolynomialShape:
-        """Return what the planner needs to know."""
-        return PolynomialShape(self.name, len(self.coefficients), self.degree)
+    def inputs(self) -> int:
+        """Return how many values it takes."""
+        return len(self.coefficients)
+
+    @property
+    def width(self) -> int:
+        """Return how many values it gives."""
+        return len(self.coefficients)
+
+    @property
+    def names(self) -> tuple[str | None, ...]:
+        """Return the names of the layers that it takes; None: the one before."""
+        return (self.of,)
 
     def apply(self, x: Floats) -> Floats:
         """Evaluate on rows of `x` (n, units)."""
@@ -92,7 +123,36 @@ class Polynomial:
         return bases.product_coefficients(self.coefficients, self.basis)
 
 
-Layer = Linear | Polynomial
+@dataclass(frozen=True, eq=False)
+class Join:
+    """x + y or x · y, slot by slot, of two layers of the same width; `other` names the second.
+
+    What a product multiplies first is a linear layer or a polynomial that nothing else takes: it ends
+    at the scale that the product's rescale needs.
+    """
+
+    name: str
+    kind: Joining
+    width: int
+    other: str
+    of: str | None = None
+
+    @property
+    def inputs(self) -> int:
+        """Return how many values it takes, of each of the two."""
+        return self.width
+
+    @property
+    def names(self) -> tuple[str | None, ...]:
+        """Return the names of the layers that it takes; None: the one before."""
+        return (self.of, self.other)
+
+    def apply(self, x: Floats, y: Floats) -> Floats:
+        """Evaluate on rows of `x` and `y` (n, width)."""
+        return x + y if self.kind == "add" else x * y
+
+
+Layer = Linear | Polynomial | Join
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,28 +170,66 @@ class Graph:
             raise MalformedInput("a network begins and ends with a linear layer")
         if len({layer.name for layer in self.layers}) != len(self.layers):
             raise MalformedInput("two layers have the same name")
-        width = self.layers[0].weight.shape[1]
-        check_scalings(self.input, self.output, features=width)
-        for layer in self.layers:
-            if isinstance(layer, Linear):
-                inputs, outputs = layer.shape.inputs, layer.shape.outputs
-            else:
-                inputs = outputs = layer.shape.width
-            if inputs != width:
-                raise MalformedInput(f"layer {layer.name} takes {inputs} values, {width} come")
-            width = outputs
-        if width != len(self.output.scale):
+        check_scalings(self.input, self.output, features=self.layers[0].inputs)
+        self._check_wiring()
+        if self.layers[-1].width != len(self.output.scale):
             raise MalformedInput("the output scaling does not fit the last layer")
+
+    def _check_wiring(self) -> None:
+        """Check that layers take earlier ones that fit, that all are used, and products' first ones."""
+        uses = Counter(source for taken in self.sources for source in taken)
+        for number, (layer, taken) in enumerate(zip(self.layers, self.sources, strict=True)):
+            if number < len(self.layers) - 1 and not uses[number]:
+                raise MalformedInput(f"no layer takes layer {layer.name}")
+            if len(set(taken)) != len(taken):
+                raise MalformedInput(f"layer {layer.name} takes the same layer twice")
+            for source in taken if number else ():
+                given = self.layers[source].width
+                if layer.inputs != given:
+                    raise MalformedInput(
+                        f"layer {layer.name} takes {layer.inputs} values, {given} come"
+                    )
+            if isinstance(layer, Join) and layer.kind == "product":
+                self._check_product(layer, taken[0], uses[taken[0]])
+
+    def _check_product(self, layer: Join, number: int, uses: int) -> None:
+        first = self.layers[number]
+        if isinstance(first, Join) or uses != 1:
+            raise MalformedInput(
+                f"layer {layer.name} multiplies {first.name}, which is no linear layer or "
+                "polynomial of its own"
+            )
+
+    @cached_property
+    def sources(self) -> tuple[tuple[int, ...], ...]:
+        """Return what each layer takes, by number."""
+        return wiring.sources(self.shapes)
 
     @property
     def features(self) -> int:
         """Return how many numbers the client gives."""
         return len(self.input.mean)
 
-    @property
+    @cached_property
     def shapes(self) -> tuple[Shape, ...]:
         """Return what the planner needs to know."""
-        return tuple(layer.shape for layer in self.layers)
+        numbers: dict[str, int] = {}
+        shapes: list[Shape] = []
+        for number, layer in enumerate(self.layers):
+            first, *second = (
+                None if name is None else _number(layer, name, numbers) for name in layer.names
+            )
+            if first == number - 1:
+                raise MalformedInput(f"layer {layer.name} names the layer before it")
+            if isinstance(layer, Linear):
+                shapes.append(LinearShape(layer.name, layer.inputs, layer.width, first))
+            elif isinstance(layer, Polynomial):
+                shapes.append(PolynomialShape(layer.name, layer.width, layer.degree, first))
+            else:
+                other = number if second[0] is None else second[0]
+                shapes.append(JoinShape(layer.name, layer.kind, layer.width, other, first))
+            numbers[layer.name] = number
+        return tuple(shapes)
 
     def standardise(self, x: Floats) -> Floats:
         """Return (x - mean) / std for rows of `x`."""
@@ -143,15 +241,26 @@ class Graph:
 
     def slots(self, x: Floats) -> Floats:
         """Return what the slots would hold: before the output scaling."""
-        values = self.standardise(x)
-        for layer in self.layers:
-            values = layer.apply(values)
-        return values
+        return self.trace(self.standardise(x))[-1]
+
+    def trace(self, values: Floats) -> list[Floats]:
+        """Return what each layer gives for rows of standardised inputs."""
+        found: list[Floats] = []
+        for layer, operands in zip(self.layers, self.sources, strict=True):
+            given = [values if source == wiring.INPUT else found[source] for source in operands]
+            found.append(layer.apply(*given))
+        return found
 
     def raw(self, x: Floats) -> Floats:
         """Return the outputs before their activation: regression values or logits."""
         scale, offset = np.array(self.output.scale), np.array(self.output.offset)
         return np.asarray(self.slots(x) * scale + offset)
+
+
+def _number(layer: Layer, name: str, numbers: dict[str, int]) -> int:
+    if name not in numbers:
+        raise MalformedInput(f"layer {layer.name} takes {name[:80]!r}, which is not before it")
+    return numbers[name]
 
 
 def check_scalings(given: InputScaling, output: OutputScaling, *, features: int) -> None:

@@ -43,34 +43,62 @@ class PackInvalid(VerificationError):
     remedy = "Build the pack again with `tensorguard pack build` of this version."
 
 
-class LinearLayer(Record, frozen=True, tag="linear", tag_field="kind"):
-    """Tensors `<name>.weight` (outputs, inputs) and `<name>.bias` (outputs,)."""
+class LinearLayer(Record, frozen=True, omit_defaults=True, tag="linear", tag_field="kind"):
+    """Tensors `<name>.weight` (outputs, inputs) and `<name>.bias` (outputs,).
+
+    Every kind of layer takes the one before it, or the earlier one that `of` names.
+    """
 
     name: LayerName
     inputs: Width
     outputs: Width
+    of: LayerName | None = None
 
 
-class PolynomialLayer(Record, frozen=True, tag="polynomial", tag_field="kind"):
+class PolynomialLayer(Record, frozen=True, omit_defaults=True, tag="polynomial", tag_field="kind"):
     """Tensor `<name>.coefficients` (width, degree + 1), for values in [-1, 1], by `basis`."""
 
     name: LayerName
     width: Width
     degree: Annotated[int, Meta(ge=1, le=MAX_DEGREE)]
     basis: Basis
-    stands_for: Literal["relu", "tanh", "logistic", "gelu", "gelu_tanh", "silu", "polynomial"]
+    stands_for: Literal[
+        "relu", "tanh", "logistic", "gelu", "gelu_tanh", "silu", "rsqrt", "polynomial"
+    ]
+    of: LayerName | None = None
+
+
+class AddLayer(Record, frozen=True, omit_defaults=True, tag="add", tag_field="kind"):
+    """The sum with the earlier layer `other`, slot by slot. No tensor."""
+
+    name: LayerName
+    width: Width
+    other: LayerName
+    of: LayerName | None = None
+
+
+class ProductLayer(Record, frozen=True, omit_defaults=True, tag="product", tag_field="kind"):
+    """The product with the earlier layer `other`, slot by slot. No tensor."""
+
+    name: LayerName
+    width: Width
+    other: LayerName
+    of: LayerName | None = None
+
+
+ManifestLayer = LinearLayer | PolynomialLayer | AddLayer | ProductLayer
 
 
 class LayerPrecision(Record, frozen=True):
     """What a layer was calibrated on and what it loses.
 
-    `low`, `high`: of an activation, the calibrated range that it is applied to; of a linear layer, the
-    range of its normalised values. Errors of activations are in units of the activation's own output;
+    `low`, `high`: of an activation, the calibrated range that it is applied to; of other layers, the
+    range of their normalised values. Errors of activations are in units of the activation's own output;
     `ckks_rms` is in normalised units (values about 1).
     """
 
     name: LayerName
-    kind: Literal["linear", "polynomial"]
+    kind: Literal["linear", "polynomial", "add", "product"]
     degree: Annotated[int, Meta(ge=1, le=MAX_DEGREE)]
     low: float
     high: float
@@ -100,7 +128,7 @@ class PrecisionReport(Record, frozen=True):
 class Provenance(Record, frozen=True):
     """Where the numbers came from. No times: the same inputs give the same pack."""
 
-    source: Literal["scikit-learn", "safetensors", "onnx"]
+    source: Literal["scikit-learn", "safetensors", "onnx", "pytorch"]
     source_sha256: Sha256 | None
     calibration_sha256: Sha256
     calibration_rows: Annotated[int, Meta(ge=1)]
@@ -121,9 +149,7 @@ class Manifest(Record, frozen=True):
     format: Literal["tensorguard.moai/1"]
     name: Name
     version: Version
-    layers: Annotated[
-        tuple[LinearLayer | PolynomialLayer, ...], Meta(min_length=1, max_length=MAX_LAYERS)
-    ]
+    layers: Annotated[tuple[ManifestLayer, ...], Meta(min_length=1, max_length=MAX_LAYERS)]
     parameters: Parameters
     parameters_id: Sha256
     packing: Packing

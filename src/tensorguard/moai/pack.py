@@ -11,15 +11,22 @@ import hashlib
 import hmac
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Final
+from typing import Final, Literal
 
 from tensorguard.crypto import dsse
 from tensorguard.crypto.hybrid import HybridSigner
 from tensorguard.crypto.trust import TrustStore
 from tensorguard.errors import TooLarge, VerificationError
 from tensorguard.moai import archive, manifest, tensors
-from tensorguard.moai.graph import Graph, Layer, Linear, Polynomial
-from tensorguard.moai.manifest import LinearLayer, Manifest, PackInvalid
+from tensorguard.moai.graph import Graph, Join, Layer, Linear, Polynomial
+from tensorguard.moai.manifest import (
+    AddLayer,
+    LinearLayer,
+    Manifest,
+    ManifestLayer,
+    PackInvalid,
+    PolynomialLayer,
+)
 from tensorguard.moai.parameters import CkksParameters
 from tensorguard.moai.plan import plan_network
 from tensorguard.moai.spec import ModelSpec, packing_of
@@ -132,14 +139,18 @@ def _layers(content: Manifest, weights: bytes) -> tuple[Layer, ...]:
         if isinstance(layer, LinearLayer):
             shapes[f"{layer.name}.weight"] = (layer.outputs, layer.inputs)
             shapes[f"{layer.name}.bias"] = (layer.outputs,)
-        else:
+        elif isinstance(layer, PolynomialLayer):
             shapes[f"{layer.name}.coefficients"] = (layer.width, layer.degree + 1)
     values = tensors.load(weights, shapes=shapes)
-    return tuple(
-        Linear(layer.name, values[f"{layer.name}.weight"], values[f"{layer.name}.bias"])
-        if isinstance(layer, LinearLayer)
-        else Polynomial(
-            layer.name, values[f"{layer.name}.coefficients"], layer.stands_for, layer.basis
-        )
-        for layer in content.layers
-    )
+    return tuple(_layer(layer, values) for layer in content.layers)
+
+
+def _layer(layer: ManifestLayer, values: dict[str, tensors.Floats]) -> Layer:
+    name = layer.name
+    if isinstance(layer, LinearLayer):
+        return Linear(name, values[f"{name}.weight"], values[f"{name}.bias"], layer.of)
+    if isinstance(layer, PolynomialLayer):
+        coefficients = values[f"{name}.coefficients"]
+        return Polynomial(name, coefficients, layer.stands_for, layer.basis, layer.of)
+    kind: Literal["add", "product"] = "add" if isinstance(layer, AddLayer) else "product"
+    return Join(name, kind, layer.width, layer.other, layer.of)

@@ -4,17 +4,20 @@ A linear layer with `inputs` columns and `outputs` rows works on vectors of peri
 (outputs), powers of two. It has D = min(p, r) generalised diagonals (Halevi-Shoup), walked by baby
 steps and giant steps, then log2 folds. The client lays the first layer's input out in `blocks`
 shifted copies, so that one multiplication serves `blocks` diagonals and only folds are left.
-A polynomial of degree d takes ceil(log2(d + 1)) levels (Paterson-Stockmeyer, powers of two).
+A polynomial of degree d takes ceil(log2(d + 1)) levels (Paterson-Stockmeyer, powers of two). A sum of
+two layers takes none, a product one: its rescale divides by a prime that is not the scale, so the layer
+that it multiplies ends at the scale of that prime and every scale stays exact.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from tensorguard.errors import InputError
+from tensorguard.moai import wiring
 from tensorguard.moai.parameters import MAX_LOG_QP, CkksParameters, make_parameters
 
 MAX_DEGREE = 31  # of one polynomial layer: five levels
@@ -22,6 +25,8 @@ MAX_LAYERS = 32
 MIN_SCALE_BITS, MAX_SCALE_BITS = 28, 40
 HEADROOM_BITS = 8  # outputs are normalised to 1, and may grow 2^7 over that
 SPECIAL_EXTRA_BITS = 6  # of the special prime over the first: see make_parameters
+
+Joining = Literal["add", "product"]
 
 _OVERHEAD = 2 * HEADROOM_BITS + SPECIAL_EXTRA_BITS
 
@@ -45,11 +50,16 @@ class LinearShape:
     name: str
     inputs: int
     outputs: int
+    of: int | None = None
 
     @property
     def depth(self) -> int:
         """Return the levels that it takes."""
         return 1
+
+    @property
+    def other(self) -> None:
+        """Take one layer only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,20 +69,44 @@ class PolynomialShape:
     name: str
     width: int
     degree: int
+    of: int | None = None
 
     @property
     def depth(self) -> int:
         """Return the levels that it takes."""
         return polynomial_depth(self.degree)
 
+    @property
+    def other(self) -> None:
+        """Take one layer only."""
 
-Shape = LinearShape | PolynomialShape
+
+@dataclass(frozen=True, slots=True)
+class JoinShape:
+    """The sum or the product of two layers of `width` units, slot by slot."""
+
+    name: str
+    kind: Joining
+    width: int
+    other: int
+    of: int | None = None
+
+    @property
+    def depth(self) -> int:
+        """Return the levels that it takes."""
+        return int(self.kind == "product")
+
+
+Shape = LinearShape | PolynomialShape | JoinShape
 Layout = Literal["blocks", "columns"]
 
 
 @dataclass(frozen=True, slots=True)
 class LinearPlan:
-    """How one linear layer is evaluated, on an input at `level`."""
+    """How one linear layer is evaluated, on an input at `level`.
+
+    `feeds`: the level of the product that alone takes its output; see `output_scale`.
+    """
 
     name: str
     level: int
@@ -81,6 +115,7 @@ class LinearPlan:
     blocks: int
     baby: int
     giant: int
+    feeds: int | None = None
 
     @property
     def block_length(self) -> int:
@@ -108,12 +143,13 @@ class LinearPlan:
 
 @dataclass(frozen=True, slots=True)
 class PolynomialPlan:
-    """How one activation is evaluated, on an input at `level`."""
+    """How one activation is evaluated, on an input at `level`. `feeds` is that of `LinearPlan`."""
 
     name: str
     level: int
     period: int
     degree: int
+    feeds: int | None = None
 
     @property
     def depth(self) -> int:
@@ -121,7 +157,16 @@ class PolynomialPlan:
         return polynomial_depth(self.degree)
 
 
-LayerPlan = LinearPlan | PolynomialPlan
+@dataclass(frozen=True, slots=True)
+class JoinPlan:
+    """A sum or product of two ciphertexts, both dropped to `level` first."""
+
+    name: str
+    level: int
+    kind: Joining
+
+
+LayerPlan = LinearPlan | PolynomialPlan | JoinPlan
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +176,7 @@ class Plan:
     slots: int
     depth: int
     layers: tuple[LayerPlan, ...]
+    sources: tuple[tuple[int, ...], ...]  # of each layer, by number; wiring.INPUT is the input
     layout: Layout = "blocks"
 
     @property
@@ -153,7 +199,11 @@ class Plan:
     @property
     def relinearisation(self) -> bool:
         """Return whether two ciphertexts are ever multiplied."""
-        return any(isinstance(x, PolynomialPlan) and x.degree > 1 for x in self.layers)
+        return any(
+            x.kind == "product" if isinstance(x, JoinPlan) else x.degree > 1
+            for x in self.layers
+            if not isinstance(x, LinearPlan)
+        )
 
 
 def polynomial_depth(degree: int) -> int:
@@ -161,9 +211,14 @@ def polynomial_depth(degree: int) -> int:
     return degree.bit_length()
 
 
+def output_scale(step: LinearPlan | PolynomialPlan, parameters: CkksParameters) -> float:
+    """Return the scale of a layer's output: that of the parameters, or what its product divides by."""
+    return parameters.scale if step.feeds is None else float(parameters.primes[step.feeds - 1])
+
+
 def depth_of(shapes: Sequence[Shape]) -> int:
     """Return the levels that the network takes."""
-    return sum(shape.depth for shape in shapes)
+    return max(wiring.spent(shapes), default=0)
 
 
 def plan_network(shapes: Sequence[Shape], *, slots: int, layout: Layout = "blocks") -> Plan:
@@ -171,17 +226,26 @@ def plan_network(shapes: Sequence[Shape], *, slots: int, layout: Layout = "block
 
     In columns every feature has a ciphertext of its own, whose slots are samples: no layer rotates.
     """
-    level = depth_of(shapes) + 1
+    levels = wiring.levels(shapes)
+    sources = wiring.sources(shapes)
+    feeds = {
+        taken[0]: level
+        for shape, taken, level in zip(shapes, sources, levels, strict=True)
+        if isinstance(shape, JoinShape) and shape.kind == "product"
+    }
     plans: list[LayerPlan] = []
-    for shape in shapes:
+    for number, (shape, level) in enumerate(zip(shapes, levels, strict=True)):
+        if isinstance(shape, JoinShape):
+            plans.append(JoinPlan(shape.name, level, shape.kind))
+            continue
         if layout == "columns":
-            plans.append(_plan_columns(shape, level=level))
+            plan = _plan_columns(shape, level=level)
         elif isinstance(shape, LinearShape):
-            plans.append(_plan_linear(shape, slots=slots, level=level, first=not plans))
+            plan = _plan_linear(shape, slots=slots, level=level, first=not plans)
         else:
-            plans.append(PolynomialPlan(shape.name, level, _period(shape.width), shape.degree))
-        level -= shape.depth
-    return Plan(slots, depth_of(shapes), tuple(plans), layout)
+            plan = PolynomialPlan(shape.name, level, _period(shape.width), shape.degree)
+        plans.append(replace(plan, feeds=feeds.get(number)))
+    return Plan(slots, depth_of(shapes), tuple(plans), sources, layout)
 
 
 def choose_parameters(
@@ -213,20 +277,22 @@ def _scale_bits(budget: int, depth: int) -> int:
 
 def _too_deep(shapes: Sequence[Shape], budget: int) -> TooDeep:
     most = (budget - _OVERHEAD) // MIN_SCALE_BITS - 2
-    spent = 0
-    name = shapes[-1].name
-    for shape in shapes:
-        spent += shape.depth
-        if spent > most:
-            name = shape.name
-            break
-    activations = sum(isinstance(shape, PolynomialShape) for shape in shapes)
-    cubic = len(shapes) + activations
-    advice = (
-        f"with activations of degree 3 it needs {cubic} levels and fits"
-        if cubic <= most
-        else f"remove layers until linear layers and activations together take {most} levels"
-    )
+    ends = wiring.spent(shapes)
+    name = next(shape.name for shape, end in zip(shapes, ends, strict=True) if end > most)
+    cubic = [
+        replace(shape, degree=min(shape.degree, 3)) if isinstance(shape, PolynomialShape) else shape
+        for shape in shapes
+    ]
+    plain = depth_of(cubic)
+    if plain <= most and plain < depth_of(shapes):
+        advice = f"with activations of degree 3 it needs {plain} levels and fits"
+    elif any(isinstance(shape, JoinShape) and shape.kind == "product" for shape in shapes):
+        advice = (
+            "use batch normalisation, which takes no level, in place of layer normalisation, or "
+            f"remove layers until the longest path takes {most} levels"
+        )
+    else:
+        advice = f"remove layers until linear layers and activations together take {most} levels"
     return TooDeep(
         f"the network takes {depth_of(shapes)} levels, {most} is the most: "
         f"they end at layer {name}; {advice}"
@@ -244,7 +310,9 @@ def _plan_linear(shape: LinearShape, *, slots: int, level: int, first: bool) -> 
     return LinearPlan(shape.name, level, period_in, period_out, blocks, baby, (1 << steps) // baby)
 
 
-def _plan_columns(shape: Shape, *, level: int) -> LayerPlan:
+def _plan_columns(
+    shape: LinearShape | PolynomialShape, *, level: int
+) -> LinearPlan | PolynomialPlan:
     if isinstance(shape, PolynomialShape):
         return PolynomialPlan(shape.name, level, 1, shape.degree)
     return LinearPlan(shape.name, level, period_in=1, period_out=1, blocks=1, baby=1, giant=1)

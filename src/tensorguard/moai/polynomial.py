@@ -49,11 +49,16 @@ class Schedule:
 
 
 def schedule(
-    used: Sequence[bool], *, parameters: CkksParameters, level: int, scale: float
+    used: Sequence[bool],
+    *,
+    parameters: CkksParameters,
+    level: int,
+    scale: float,
+    result: float | None = None,
 ) -> Schedule:
     """Schedule a polynomial on z at (`level`, `scale`); `used[k]`: some coefficient of z^k is not 0.
 
-    The result has the scale of `parameters`, at level `level` - ceil(log2(degree + 1)).
+    The result has the scale `result`, or that of `parameters`, at level `level` - ceil(log2(degree + 1)).
     """
     degree = len(used) - 1
     powers = [scale]
@@ -61,7 +66,9 @@ def schedule(
         powers.append(powers[-1] ** 2 / parameters.primes[level - 1 - step])
     end = level - polynomial_depth(degree)
     builder = _Builder(tuple(used), tuple(powers), parameters)
-    return Schedule(tuple(powers), builder.node(0, degree, level=end, scale=parameters.scale))
+    return Schedule(
+        tuple(powers), builder.node(0, degree, level=end, scale=result or parameters.scale)
+    )
 
 
 @dataclass(frozen=True, slots=True)

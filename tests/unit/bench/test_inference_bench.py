@@ -110,7 +110,7 @@ def test_the_naive_program_carries_biases_past_a_layer_without_activation():
     head = heads.adapter(24, 2, seed=1)
     layers = head.network.layers
     biased = replace(layers[0], bias=np.ones(2)), replace(layers[1], bias=np.arange(24.0))
-    network = replace(head.network, layers=biased)
+    network = replace(head.network, steps=biased)
     naive = inference.NaiveTenSeal(network)
     found = naive.decrypt(naive.evaluate(naive.encrypt(head.inputs[0])))
     assert np.abs(found - network.raw(head.inputs[:1])[0]).max() < 1e-3

@@ -157,7 +157,7 @@ def test_calibration_data_that_say_nothing_are_refused(rows):
 def test_too_deep_a_network_is_refused_before_it_is_built():
     rng = np.random.default_rng(0)
     layers = [
-        Dense(f"d{i}", np.eye(4), np.zeros(4), Activation("polynomial", (0.0, 1.0, 0.0, 0.1)))
+        Dense(f"d{i}", np.eye(4)[::-1], np.zeros(4), Activation("polynomial", (0.0, 1.0, 0.0, 0.1)))
         for i in range(12)
     ]
     layers.append(Dense("out", np.eye(4), np.zeros(4), None))

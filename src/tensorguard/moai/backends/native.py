@@ -6,6 +6,7 @@ are hoisted, products are relinearised once for each sum, and Python's lock is f
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,11 +14,11 @@ import tensorguard_moai_native as native
 
 from tensorguard.errors import MalformedInput
 from tensorguard.moai import layout, residues
-from tensorguard.moai.backends import uploads
+from tensorguard.moai.backends import order, uploads
 from tensorguard.moai.backends.base import BackendUnusable
-from tensorguard.moai.graph import Layer, Linear, Polynomial
+from tensorguard.moai.graph import Join, Layer, Linear, Polynomial
 from tensorguard.moai.pack import VerifiedPack
-from tensorguard.moai.plan import LayerPlan, LinearPlan, PolynomialPlan
+from tensorguard.moai.plan import JoinPlan, LayerPlan, LinearPlan, PolynomialPlan, output_scale
 from tensorguard.moai.polynomial import Node, schedule
 from tensorguard.moai.spec import ModelSpec
 from tensorguard.wire.frames import Kind, ParametersMismatch, build_frame
@@ -70,17 +71,10 @@ class NativeModel:
             threads=threads,
             kernels=kernels,
         )
-        self._layers: list[_Linear | _Polynomial] = []
-        self._columns: list[_ColumnLinear | _ColumnPolynomial] = []
-        for layer, plan in zip(spec.graph.layers, spec.plan.layers, strict=True):
-            if spec.columns is not None:
-                self._columns.append(_column_layer(self._context, spec, layer, plan))
-            elif isinstance(layer, Linear) and isinstance(plan, LinearPlan):
-                self._layers.append(_Linear(self._context, spec, layer, plan))
-            elif isinstance(layer, Polynomial) and isinstance(plan, PolynomialPlan):
-                self._layers.append(_Polynomial(self._context, spec, layer, plan))
-            else:
-                raise MalformedInput(f"plan and graph differ at layer {layer.name}")
+        self._layers: list[_Layer] = [
+            _layer(self._context, spec, layer, plan)
+            for layer, plan in zip(spec.graph.layers, spec.plan.layers, strict=True)
+        ]
 
     @property
     def kernels(self) -> str:
@@ -111,10 +105,11 @@ class NativeModel:
             raise ParametersMismatch("the evaluation keys are for another model")
         blobs = uploads.read_inputs(self.spec, frame, key_id=keys.key_id)
         values = [self._ciphertext(blob) for blob in blobs]
-        for layer in self._layers:
-            values = [layer.evaluate(values[0], keys.keys)]
-        for columns in self._columns:
-            values = columns.evaluate(values, keys.keys)
+
+        def step(layer: _Layer) -> Callable[[Sequence[_Values]], _Values]:
+            return lambda operands: layer.evaluate(operands, keys.keys)
+
+        values = order.run(self.spec.plan, [step(layer) for layer in self._layers], values)
         results = [
             residues.write_ciphertext(value.residues(), parameters, scale=parameters.scale)
             for value in values
@@ -145,7 +140,9 @@ class _Linear:
     ) -> None:
         parameters = spec.parameters
         slots = parameters.slots
-        dropped = float(parameters.primes[plan.level - 1])
+        scale = output_scale(plan, parameters)
+        dropped = _raw(plan, spec) / parameters.scale
+        self._level = plan.level
         extended = plan.baby * plan.giant > 1  # products are summed over QP
         rows = [
             [
@@ -159,11 +156,13 @@ class _Linear:
         self._transform = context.transform(plan.level, baby, giant, rows)
         self._folds = [parameters.galois_element(step) for step in plan.folds]
         bias = layout.tiled(layer.bias, period=plan.period_out, slots=slots)
-        self._bias = context.encode(bias, plan.level - 1, parameters.scale)
+        self._bias = context.encode(bias, plan.level - 1, scale)
 
-    def evaluate(self, x: native.Ciphertext, keys: native.Keys) -> native.Ciphertext:
-        total = native.fold(self._transform.apply(x, keys), self._folds, keys)
-        return native.add_plain(total, self._bias)
+    def evaluate(self, operands: Sequence[_Values], keys: native.Keys) -> _Values:
+        (x,) = operands[0]
+        products = self._transform.apply(_lowered(x, level=self._level), keys)
+        total = native.fold(products, self._folds, keys)
+        return [native.add_plain(total, self._bias)]
 
 
 class _Polynomial:
@@ -191,7 +190,14 @@ class _Polynomial:
         )
         used = [bool(column.any()) for column in layer.product_coefficients.T]
         scale = spec.parameters.scale
-        steps = schedule(used, parameters=spec.parameters, level=plan.level, scale=scale)
+        steps = schedule(
+            used,
+            parameters=spec.parameters,
+            level=plan.level,
+            scale=scale,
+            result=output_scale(plan, spec.parameters),
+        )
+        self._level = plan.level
         self._squarings = len(steps.powers) - 1
         self._minus_one: list[native.Plaintext] = []  # by squaring, in the Chebyshev basis
         if layer.basis == "chebyshev":
@@ -204,8 +210,13 @@ class _Polynomial:
         self._terms: dict[tuple[int, int, int], native.Plaintext] = {}
         self._encode(steps.root)
 
-    def evaluate(self, x: native.Ciphertext, keys: native.Keys) -> native.Ciphertext:
-        powers = [x]
+    def evaluate(self, operands: Sequence[_Values], keys: native.Keys) -> _Values:
+        (x,) = operands[0]
+        return [self.unit(x, keys)]
+
+    def unit(self, x: native.Ciphertext, keys: native.Keys) -> native.Ciphertext:
+        """Evaluate on one ciphertext."""
+        powers = [_lowered(x, level=self._level)]
         for step in range(self._squarings):
             square = native.multiply(powers[-1], powers[-1])
             if not self._minus_one:
@@ -259,13 +270,17 @@ class _ColumnLinear:
         self, context: native.Context, spec: ModelSpec, layer: Linear, plan: LinearPlan
     ) -> None:
         parameters = spec.parameters
-        self._weights = np.rint(layer.weight * parameters.primes[plan.level - 1]).astype(np.int64)
+        scale = output_scale(plan, parameters)
+        weights = layer.weight * (_raw(plan, spec) / parameters.scale)
+        self._weights = np.rint(weights).astype(np.int64)
+        self._level = plan.level
         self._bias = [
-            context.encode(np.full(parameters.slots, value), plan.level - 1, parameters.scale)
+            context.encode(np.full(parameters.slots, value), plan.level - 1, scale)
             for value in layer.bias
         ]
 
-    def evaluate(self, x: list[native.Ciphertext], _: native.Keys) -> list[native.Ciphertext]:
+    def evaluate(self, operands: Sequence[_Values], _: native.Keys) -> _Values:
+        x = [_lowered(value, level=self._level) for value in operands[0]]
         sums = native.combine(x, self._weights)
         return [native.add_plain(y, bias) for y, bias in zip(sums, self._bias, strict=True)]
 
@@ -276,23 +291,54 @@ class _ColumnPolynomial:
     def __init__(
         self, context: native.Context, spec: ModelSpec, layer: Polynomial, plan: PolynomialPlan
     ) -> None:
-        units = range(layer.shape.width)
+        units = range(layer.width)
         self._units = [_Polynomial(context, spec, layer, plan, unit) for unit in units]
 
-    def evaluate(self, x: list[native.Ciphertext], keys: native.Keys) -> list[native.Ciphertext]:
-        return [unit.evaluate(y, keys) for unit, y in zip(self._units, x, strict=True)]
+    def evaluate(self, operands: Sequence[_Values], keys: native.Keys) -> _Values:
+        return [unit.unit(x, keys) for unit, x in zip(self._units, operands[0], strict=True)]
 
 
-def _column_layer(
-    context: native.Context, spec: ModelSpec, layer: Layer, plan: LayerPlan
-) -> _ColumnLinear | _ColumnPolynomial:
+class _Join:
+    """The sum or the product of two values, ciphertext by ciphertext, at one level."""
+
+    def __init__(self, plan: JoinPlan) -> None:
+        self._plan = plan
+
+    def evaluate(self, operands: Sequence[_Values], keys: native.Keys) -> _Values:
+        level = self._plan.level
+        pairs = [
+            (_lowered(x, level=level), _lowered(y, level=level))
+            for x, y in zip(*operands, strict=True)
+        ]
+        if self._plan.kind == "add":
+            return [native.add(x, y) for x, y in pairs]
+        return [native.relinearise_rescale(native.multiply(x, y), keys) for x, y in pairs]
+
+
+_Values = list[native.Ciphertext]  # one for each feature in columns, else one
+_Layer = _Linear | _Polynomial | _ColumnLinear | _ColumnPolynomial | _Join
+
+
+def _layer(context: native.Context, spec: ModelSpec, layer: Layer, plan: LayerPlan) -> _Layer:
+    single = spec.columns is None
     if isinstance(layer, Linear) and isinstance(plan, LinearPlan):
-        return _ColumnLinear(context, spec, layer, plan)
+        return (_Linear if single else _ColumnLinear)(context, spec, layer, plan)
     if isinstance(layer, Polynomial) and isinstance(plan, PolynomialPlan):
-        return _ColumnPolynomial(context, spec, layer, plan)
+        return (_Polynomial if single else _ColumnPolynomial)(context, spec, layer, plan)
+    if isinstance(layer, Join) and isinstance(plan, JoinPlan):
+        return _Join(plan)
     raise MalformedInput(f"plan and graph differ at layer {layer.name}")
 
 
+def _raw(plan: LinearPlan, spec: ModelSpec) -> float:
+    """Return the scale of a layer's products before its rescale."""
+    return output_scale(plan, spec.parameters) * spec.parameters.primes[plan.level - 1]
+
+
 def _power(powers: list[native.Ciphertext], power: int, *, level: int) -> native.Ciphertext:
-    value = powers[power.bit_length() - 1]
+    return _lowered(powers[power.bit_length() - 1], level=level)
+
+
+def _lowered(value: native.Ciphertext, *, level: int) -> native.Ciphertext:
+    """Return the ciphertext with `level` primes left."""
     return value if value.level == level else native.drop(value, level)

@@ -7,6 +7,7 @@ global lock, so servers run it in worker processes.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,11 +17,11 @@ from tenseal import sealapi
 
 from tensorguard.errors import MalformedInput
 from tensorguard.moai import layout
-from tensorguard.moai.backends import uploads
+from tensorguard.moai.backends import order, uploads
 from tensorguard.moai.backends.base import LayoutUnsupported
-from tensorguard.moai.graph import Linear, Polynomial
+from tensorguard.moai.graph import Join, Linear, Polynomial
 from tensorguard.moai.pack import VerifiedPack
-from tensorguard.moai.plan import LinearPlan, PolynomialPlan
+from tensorguard.moai.plan import JoinPlan, LinearPlan, PolynomialPlan, output_scale
 from tensorguard.moai.polynomial import Node, Schedule, schedule
 from tensorguard.moai.seal import Seal, dump
 from tensorguard.moai.spec import ModelSpec
@@ -58,12 +59,14 @@ class TenSealModel:
     def __init__(self, spec: ModelSpec) -> None:
         self.spec = spec
         self._seal = Seal(spec.parameters)
-        self._layers: list[_Linear | _Polynomial] = []
+        self._layers: list[_Linear | _Polynomial | _Join] = []
         for layer, plan in zip(spec.graph.layers, spec.plan.layers, strict=True):
             if isinstance(layer, Linear) and isinstance(plan, LinearPlan):
                 self._layers.append(_Linear(self._seal, layer, plan))
             elif isinstance(layer, Polynomial) and isinstance(plan, PolynomialPlan):
                 self._layers.append(_Polynomial(self._seal, layer, plan))
+            elif isinstance(layer, Join) and isinstance(plan, JoinPlan):
+                self._layers.append(_Join(self._seal, plan))
             else:
                 raise MalformedInput(f"plan and graph differ at layer {layer.name}")
 
@@ -84,24 +87,28 @@ class TenSealModel:
         if (keys.parameters_id, keys.rotations) != (parameters.id, self.spec.plan.rotations):
             raise ParametersMismatch("the evaluation keys are for another model")
         (blob,) = uploads.read_inputs(self.spec, frame, key_id=keys.key_id)
-        values = self._seal.load(sealapi.Ciphertext, blob)
-        for layer in self._layers:
-            values = layer.evaluate(values, keys)
-        return build_frame(Kind.ciphertext, parameters.id, (dump(values),), key_id=keys.key_id)
+        given: Any = self._seal.load(sealapi.Ciphertext, blob)
+
+        def step(layer: _Linear | _Polynomial | _Join) -> Callable[[Sequence[Any]], Any]:
+            return lambda operands: layer.evaluate(operands, keys)
+
+        result = order.run(self.spec.plan, [step(layer) for layer in self._layers], given)
+        return build_frame(Kind.ciphertext, parameters.id, (dump(result),), key_id=keys.key_id)
 
 
 class _Linear:
     """Baby steps, pre-encoded diagonals, giant steps, one rescale, folds, bias."""
 
     def __init__(self, seal: Seal, layer: Linear, plan: LinearPlan) -> None:
-        self._evaluator = seal.evaluator
+        self._seal = seal
         self._plan = plan
-        self._scale = seal.parameters.scale
-        dropped = float(seal.parameters.primes[plan.level - 1])
+        self._scale = output_scale(plan, seal.parameters)
+        raw = self._scale * seal.parameters.primes[plan.level - 1]
         slots = seal.parameters.slots
+        scale = raw / seal.parameters.scale
         self._diagonals = [
             [
-                seal.encode(values, level=plan.level, scale=dropped) if values.any() else None
+                seal.encode(values, level=plan.level, scale=scale) if values.any() else None
                 for values in row
             ]
             for row in layout.diagonals(plan, layer.weight, slots=slots)
@@ -109,8 +116,9 @@ class _Linear:
         bias = layout.tiled(layer.bias, period=plan.period_out, slots=slots)
         self._bias = seal.encode(bias, level=plan.level - 1, scale=self._scale)
 
-    def evaluate(self, x: Any, keys: SealKeys) -> Any:
-        evaluator, plan = self._evaluator, self._plan
+    def evaluate(self, operands: Sequence[Any], keys: SealKeys) -> Any:
+        evaluator, plan = self._seal.evaluator, self._plan
+        x = _lowered(self._seal, operands[0], level=plan.level)
         babies = [x] + [_rotate(evaluator, x, step, keys) for step in range(1, plan.baby)]
         total: Any = None
         for giant, row in enumerate(self._diagonals):
@@ -142,7 +150,11 @@ class _Polynomial:
         self._columns = layer.product_coefficients.T
         used = [bool(column.any()) for column in self._columns]
         self._schedule: Schedule = schedule(
-            used, parameters=seal.parameters, level=plan.level, scale=seal.parameters.scale
+            used,
+            parameters=seal.parameters,
+            level=plan.level,
+            scale=seal.parameters.scale,
+            result=output_scale(plan, seal.parameters),
         )
         self._terms: dict[tuple[int, int, int], Any] = {}
         self._encode(self._schedule.root)
@@ -171,9 +183,9 @@ class _Polynomial:
         for quotient, _ in node.products:
             self._encode(quotient)
 
-    def evaluate(self, x: Any, keys: SealKeys) -> Any:
+    def evaluate(self, operands: Sequence[Any], keys: SealKeys) -> Any:
         evaluator = self._seal.evaluator
-        powers = [x]
+        powers = [_lowered(self._seal, operands[0], level=self._plan.level)]
         for step, scale in enumerate(self._schedule.powers[1:]):
             square = sealapi.Ciphertext()
             evaluator.square(powers[-1], square)
@@ -188,12 +200,7 @@ class _Polynomial:
         return self._evaluate(self._schedule.root, powers, keys)
 
     def _power(self, powers: list[Any], power: int, *, level: int) -> Any:
-        value = powers[power.bit_length() - 1]
-        if value.coeff_modulus_size() == level:
-            return value
-        lower = sealapi.Ciphertext()
-        self._seal.evaluator.mod_switch_to(value, self._seal.parms(level), lower)
-        return lower
+        return _lowered(self._seal, powers[power.bit_length() - 1], level=level)
 
     def _evaluate(self, node: Node, powers: list[Any], keys: SealKeys) -> Any:
         evaluator = self._seal.evaluator
@@ -218,6 +225,36 @@ class _Polynomial:
         if node.constant:
             evaluator.add_plain_inplace(total, self._terms[node.first, node.level, 0])
         return total
+
+
+class _Join:
+    """The sum or the product of two ciphertexts, at one level."""
+
+    def __init__(self, seal: Seal, plan: JoinPlan) -> None:
+        self._seal = seal
+        self._plan = plan
+
+    def evaluate(self, operands: Sequence[Any], keys: SealKeys) -> Any:
+        evaluator = self._seal.evaluator
+        x, y = (_lowered(self._seal, value, level=self._plan.level) for value in operands)
+        result = sealapi.Ciphertext()
+        if self._plan.kind == "add":
+            evaluator.add(x, y, result)
+            return result
+        evaluator.multiply(x, y, result)
+        evaluator.relinearize_inplace(result, keys.relinearisation)
+        evaluator.rescale_to_next_inplace(result)
+        result.scale = self._seal.parameters.scale  # x came at the scale of the dropped prime
+        return result
+
+
+def _lowered(seal: Seal, value: Any, *, level: int) -> Any:
+    """Return the ciphertext with `level` primes left."""
+    if value.coeff_modulus_size() == level:
+        return value
+    lower = sealapi.Ciphertext()
+    seal.evaluator.mod_switch_to(value, seal.parms(level), lower)
+    return lower
 
 
 def _rotate(evaluator: Any, x: Any, step: int, keys: SealKeys) -> Any:

@@ -19,17 +19,21 @@ from tensorguard import __version__
 from tensorguard.crypto.hybrid import HybridSigner
 from tensorguard.errors import InputError, MalformedInput
 from tensorguard.moai import pack, tensors
-from tensorguard.moai.compile.fit import MARGIN, Fit, fit, refit
-from tensorguard.moai.compile.network import Network, merged
+from tensorguard.moai.compile.fit import MARGIN, Fit, refit
+from tensorguard.moai.compile.network import Network, merged, separated
+from tensorguard.moai.compile.normalise import normalise
 from tensorguard.moai.compile.report import precision
-from tensorguard.moai.graph import Graph, Layer, Linear, Polynomial
+from tensorguard.moai.graph import Graph, Join, Layer, Linear, Polynomial
 from tensorguard.moai.manifest import (
     FORMAT,
+    AddLayer,
     FileDigest,
     LinearLayer,
     Manifest,
+    ManifestLayer,
     PolynomialLayer,
     PrecisionReport,
+    ProductLayer,
     Provenance,
 )
 from tensorguard.moai.parameters import MAX_LOG_QP, CkksParameters
@@ -42,6 +46,7 @@ DEGREES = (2, 3, 5, 7, 15, 27)  # those that may be asked for
 AUTOMATIC = (3, 5, 7)  # 2 takes as many levels as 3 and is never better
 DEFAULT_ERROR_BUDGET = 0.05
 MIN_CALIBRATION_ROWS = 16  # fewer say nothing about a range
+_ROOT_SHARE = 0.1  # of the budget, for the relative error of one inverse square root
 _CKKS_SHARE = 0.25  # of the budget, that the encryption may use before a larger ring is taken
 
 
@@ -89,7 +94,7 @@ def compile_network(
         raise MalformedInput("an error budget is a positive number")
     if degree is not None and degree not in DEGREES:
         raise MalformedInput(f"the degree is one of {DEGREES}")
-    network = replace(network, layers=merged(network.layers))
+    network = replace(network, steps=separated(merged(network.steps)))
     options = {"margin": str(MARGIN), "refit-last": str(refit_last).lower(), **network.options}
     best: Compiled | None = None
     for candidate in _degrees(network, degree):
@@ -111,22 +116,18 @@ def compile_network(
 def build_pack(compiled: Compiled, *, name: str, version: str, signer: HybridSigner) -> bytes:
     """Return the signed pack (`*.moai`). The same inputs give the same pack id."""
     values: dict[str, Floats] = {}
-    layers: list[LinearLayer | PolynomialLayer] = []
     for layer in compiled.graph.layers:
         if isinstance(layer, Linear):
             values[f"{layer.name}.weight"], values[f"{layer.name}.bias"] = layer.weight, layer.bias
-            shape = layer.shape
-            layers.append(LinearLayer(name=layer.name, inputs=shape.inputs, outputs=shape.outputs))
-        else:
+        elif isinstance(layer, Polynomial):
             values[f"{layer.name}.coefficients"] = layer.coefficients
-            layers.append(_polynomial_layer(layer))
     weights = tensors.save(values)
     digest = FileDigest(sha256=hashlib.sha256(weights).hexdigest(), size=len(weights))
     content = Manifest(
         format=FORMAT,
         name=name,
         version=version,
-        layers=tuple(layers),
+        layers=tuple(_manifest_layer(layer) for layer in compiled.graph.layers),
         parameters=compiled.parameters.to_wire(),
         parameters_id=compiled.parameters.id.hex(),
         packing=packing_of(compiled.plan),
@@ -141,20 +142,27 @@ def build_pack(compiled: Compiled, *, name: str, version: str, signer: HybridSig
     return pack.write(content, weights, signer=signer)
 
 
-def _polynomial_layer(layer: Polynomial) -> PolynomialLayer:
+def _manifest_layer(layer: Layer) -> ManifestLayer:
+    name, of = layer.name, layer.of
+    if isinstance(layer, Linear):
+        return LinearLayer(name=name, inputs=layer.inputs, outputs=layer.width, of=of)
+    if isinstance(layer, Join):
+        kind = AddLayer if layer.kind == "add" else ProductLayer
+        return kind(name=name, width=layer.width, other=layer.other, of=of)
     return PolynomialLayer(
-        name=layer.name,
-        width=layer.shape.width,
+        name=name,
+        width=layer.width,
         degree=layer.degree,
         basis=layer.basis,
         stands_for=layer.stands_for,
+        of=of,
     )
 
 
 def _degrees(network: Network, degree: int | None) -> Sequence[int]:
-    exact = all(x.activation is None or x.activation.coefficients for x in network.layers)
-    if exact:
-        return (1,)  # nothing is approximated; the number is not used
+    activations = [layer.activation for layer in network.layers]
+    if all(x is None or x.coefficients or x.function == "rsqrt" for x in activations):
+        return (1,)  # nothing is approximated but roots, which have their own degree
     return AUTOMATIC if degree is None else (degree,)
 
 
@@ -167,7 +175,7 @@ def _compile(
     refit_last: bool,  # noqa: FBT001 -- private
     layout: Layout,
 ) -> Compiled:
-    graph, fits = _replace_activations(network, calibration, degree, refit_last=refit_last)
+    graph, fits = _graph(network, calibration, degree, budget, refit_last=refit_last)
     reference = network.raw(calibration) * network.output_scale + network.output_offset
     result: tuple[CkksParameters, Plan, PrecisionReport] | None = None
     for ring in MAX_LOG_QP:
@@ -199,45 +207,23 @@ def _compile(
     return Compiled(graph, result[1], result[0], result[2], provenance, fits)
 
 
-def _replace_activations(
-    network: Network, calibration: Floats, degree: int, *, refit_last: bool
-) -> tuple[Graph, dict[str, Fit]]:
+def _graph(
+    network: Network, calibration: Floats, degree: int, budget: float, *, refit_last: bool
+) -> tuple[Graph, Mapping[str, Fit]]:
     values = (calibration - network.mean) / network.std
-    gain = np.ones(values.shape[1])
-    layers: list[Layer] = []
-    fits: dict[str, Fit] = {}
-    for index, dense in enumerate(network.layers[:-1]):
-        weight = dense.weight * gain
-        if dense.activation is None:  # a factor of low rank
-            gain = np.abs(values @ weight.T + dense.bias).max(axis=0)
-            gain[gain < 1e-6 * gain.max() + 1e-12] = 1.0  # a unit that never moves
-            factor = Linear(f"linear{index}", weight / gain[:, None], dense.bias / gain)
-            values = factor.apply(values)
-            layers.append(factor)
-            continue
-        fitted = fit(dense.activation, values @ weight.T + dense.bias, degree=degree)
-        linear = Linear(
-            f"linear{index}",
-            weight / fitted.radius[:, None],
-            (dense.bias - fitted.centre) / fitted.radius,
-        )
-        polynomial = Polynomial(
-            f"activation{index}", fitted.coefficients, dense.activation.function, fitted.basis
-        )
-        values = polynomial.apply(linear.apply(values))
-        gain = fitted.gain
-        layers += [linear, polynomial]
-        fits[polynomial.name] = fitted
-    last = network.layers[-1]
-    weight, bias = last.weight * gain, last.bias
+    made = normalise(network.steps, values, degree=degree, root_error=_ROOT_SHARE * budget)
+    last = network.last
+    weight, bias = last.weight * made.gain, last.bias
     if refit_last:
-        weight, bias = refit(values, network.raw(calibration))
-    outputs = values @ weight.T + bias
+        weight, bias = refit(made.values, network.raw(calibration))
+    outputs = made.values @ weight.T + bias
     low, high = outputs.min(axis=0), outputs.max(axis=0)
     centre, radius = (low + high) / 2, np.maximum((high - low) / 2, 1e-9)
     radius[radius < 1e-6 * radius.max()] = radius.max()
-    name = f"linear{len(network.layers) - 1}"
-    layers.append(Linear(name, weight / radius[:, None], (bias - centre) / radius))
+    name = f"linear{len(network.steps) - 1}"
+    before = made.layers[-1].name if made.layers else None
+    source = None if made.source == before else made.source
+    final = Linear(name, weight / radius[:, None], (bias - centre) / radius, source)
     output = OutputScaling(
         meaning="regression" if network.output_activation == "identity" else "classification",
         activation=network.output_activation,
@@ -245,7 +231,8 @@ def _replace_activations(
         offset=tuple((centre * network.output_scale + network.output_offset).tolist()),
         labels=network.labels,
     )
-    return Graph(tuple(layers), _input_scaling(network, calibration), output), fits
+    layers = (*made.layers, final)
+    return Graph(layers, _input_scaling(network, calibration), output), made.fits
 
 
 def _input_scaling(network: Network, calibration: Floats) -> InputScaling:

@@ -8,10 +8,11 @@ shift and scale are folded into the linear layer before it, its gain into the on
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
+from numpy.polynomial.chebyshev import chebpts1, chebvander
 from numpy.polynomial.polynomial import polyvander
 
 from tensorguard.errors import MalformedInput
@@ -24,6 +25,7 @@ GRID = 65  # points of the grid over the range with margin
 GRID_WEIGHT = 0.1  # of the data's weight: enough for the margin, too little to bend the fit
 MAX_FIT_ROWS = 4096  # more rows do not move a fit of 8 coefficients
 MARGIN = 0.1  # of the calibrated half-width, on either side
+MAX_STRETCH = 128.0  # of a fit's highest basis function on [-1, 1]: digits lost when it is moved
 MAX_MONOMIAL = 7  # above that, fits are in the Chebyshev basis
 
 
@@ -45,15 +47,20 @@ class Fit:
 def fit(activation: Activation, h: Floats, *, degree: int) -> Fit:
     """Fit one polynomial per unit to the activation of pre-activations `h` (n, units)."""
     low, high = h.min(axis=0), h.max(axis=0)
-    centre = (low + high) / 2
-    radius = (high - low) / 2 * (1 + MARGIN)
+    start, end = low, high
+    if activation.function == "rsqrt":
+        if low.min() <= 0:
+            raise MalformedInput("an inverse square root is of positive numbers; add an epsilon")
+        start, end = low / (1 + MARGIN), high * (1 + MARGIN)  # never beyond zero
+    centre = (start + end) / 2
+    radius = (end - start) / 2 * (1 + MARGIN * (activation.function != "rsqrt"))
     radius[radius < 1e-9 * (1 + np.abs(centre))] = 1.0  # a unit that never moves
     basis: Basis = activation.basis
     if basis == "chebyshev":
         centre, radius = _unit_interval(low, high)
         coefficients = np.tile(np.array(activation.coefficients), (len(centre), 1))
     elif activation.function == "polynomial":
-        coefficients = _substitute(np.array(activation.coefficients), centre, radius)
+        coefficients = substitute(np.array([activation.coefficients]), centre, radius)
     else:
         basis = "chebyshev" if degree > MAX_MONOMIAL else "monomial"
         coefficients = _least_squares(activation, h, centre, radius, degree, basis)
@@ -85,14 +92,32 @@ def _unit_interval(low: Floats, high: Floats) -> tuple[Floats, Floats]:
     return np.zeros(len(low)), np.ones(len(low))
 
 
-def _substitute(coefficients: Floats, centre: Floats, radius: Floats) -> Floats:
-    """Return the coefficients in t of p(centre + radius · t), per unit: exact."""
-    degree = len(coefficients) - 1
-    result = np.zeros((len(centre), degree + 1))
-    for power, coefficient in enumerate(coefficients):
+def substitute(coefficients: Floats, shift: Floats, scale: Floats) -> Floats:
+    """Return the coefficients in t of p(shift + scale · t), per unit (rows): exact."""
+    degree = coefficients.shape[1] - 1
+    result = np.zeros((len(shift), degree + 1))
+    for power in range(degree + 1):
         for k in range(power + 1):
-            result[:, k] += coefficient * math.comb(power, k) * centre ** (power - k) * radius**k
+            part = math.comb(power, k) * shift ** (power - k) * scale**k
+            result[:, k] += coefficients[:, power] * part
     return result
+
+
+def moved(fitted: Fit, shift: Floats, scale: Floats) -> Fit | None:
+    """Return the fit as one in u, where h = shift + scale · u; None if that would lose digits."""
+    a, b = (shift - fitted.centre) / fitted.radius, scale / fitted.radius
+    degree = fitted.coefficients.shape[1] - 1
+    reach = np.array([float((np.abs(a) + np.abs(b)).max())])
+    largest = float(bases.evaluate(np.eye(degree + 1)[[degree]], reach[None], fitted.basis)[0, 0])
+    if not abs(largest) <= MAX_STRETCH:
+        return None
+    if fitted.basis == "monomial":
+        changed = substitute(fitted.coefficients, a, b)
+    else:
+        nodes = chebpts1(degree + 1)
+        values = bases.evaluate(fitted.coefficients, a + b * nodes[:, None], fitted.basis)
+        changed = np.asarray(np.linalg.solve(chebvander(nodes, degree), values).T, np.float64)
+    return replace(fitted, centre=shift, radius=scale, coefficients=changed)
 
 
 def _least_squares(
@@ -103,7 +128,7 @@ def _least_squares(
     degree: int,
     basis: Basis,
 ) -> Floats:
-    matrix = np.polynomial.chebyshev.chebvander if basis == "chebyshev" else polyvander
+    matrix = chebvander if basis == "chebyshev" else polyvander
     rows = h[:: -(-len(h) // MAX_FIT_ROWS)]
     grid = np.linspace(-1, 1, GRID)
     weights = np.concatenate(
@@ -113,8 +138,10 @@ def _least_squares(
     for unit in range(h.shape[1]):
         t = np.concatenate([(rows[:, unit] - centre[unit]) / radius[unit], grid])
         target = activation(centre[unit] + radius[unit] * t)
-        design = matrix(t, degree) * weights[:, None]
-        result[unit] = np.linalg.lstsq(design, target * weights, rcond=None)[0]
+        # the error of an inverse root is multiplied by about the root
+        each = np.asarray(weights / target if activation.function == "rsqrt" else weights)
+        design = matrix(t, degree) * each[:, None]
+        result[unit] = np.linalg.lstsq(design, target * each, rcond=None)[0]
     return result
 
 

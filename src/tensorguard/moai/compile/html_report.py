@@ -15,6 +15,7 @@ from html import escape
 import numpy as np
 import numpy.typing as npt
 
+from tensorguard.moai import wiring
 from tensorguard.moai.compile.build import Compiled
 from tensorguard.moai.compile.fit import Fit
 from tensorguard.moai.compile.network import Activation
@@ -180,12 +181,14 @@ def _figure(drawing: str, caption: str) -> str:
 
 
 def _plots(subject: _Subject, rows: Floats) -> list[str]:
-    values = subject.graph.standardise(rows)
+    graph = subject.graph
+    values = graph.standardise(rows)
+    given = graph.trace(values)
     result = []
-    for layer in subject.graph.layers:
+    for layer, sources in zip(graph.layers, graph.sources, strict=True):
         if isinstance(layer, Polynomial):
-            result.append(_activation(layer, subject.fits.get(layer.name), values))
-        values = layer.apply(values)
+            t = values if sources[0] == wiring.INPUT else given[sources[0]]
+            result.append(_activation(layer, subject.fits.get(layer.name), t))
     return result
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from tensorguard.errors import MalformedInput
 from tensorguard.moai.compile.fit import Fit
-from tensorguard.moai.graph import Graph, Layer, Linear, finish
+from tensorguard.moai.graph import Graph, Join, Layer, Linear, finish
 from tensorguard.moai.manifest import LayerPrecision, PrecisionReport
 from tensorguard.moai.parameters import CkksParameters
 from tensorguard.moai.plan import Plan
@@ -93,11 +94,17 @@ def _output_deviation(graph: Graph, simulation: Simulation, outputs: Floats) -> 
 
 
 def _layer(layer: Layer, fitted: Fit | None, simulated: LayerSimulation) -> LayerPrecision:
-    linear = isinstance(layer, Linear)
+    kind: Literal["linear", "polynomial", "add", "product"]
+    if isinstance(layer, Join):
+        kind, degree = layer.kind, 2 if layer.kind == "product" else 1
+    elif isinstance(layer, Linear):
+        kind, degree = "linear", 1
+    else:
+        kind, degree = "polynomial", layer.degree
     return LayerPrecision(
         name=layer.name,
-        kind="linear" if linear else "polynomial",
-        degree=1 if isinstance(layer, Linear) else layer.degree,
+        kind=kind,
+        degree=degree,
         low=fitted.low if fitted else simulated.low,
         high=fitted.high if fitted else simulated.high,
         approximation_max=fitted.error_max if fitted else 0.0,
