@@ -16,7 +16,7 @@ from tensorguard.moai.compile.affine import (
     convolution,
 )
 from tensorguard.moai.compile.network import Activation
-from tensorguard.moai.compile.onnx_file import Array, Node
+from tensorguard.moai.compile.static_graph import Array, Node
 
 Floats = npt.NDArray[np.float64]
 Linear = Callable[[Node, Affine, Sequence[Array | None]], Affine]
