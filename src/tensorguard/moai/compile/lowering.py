@@ -1,35 +1,41 @@
-"""Static graphs, lowered to a chain of linear layers with activations between them.
+"""Static graphs, lowered to linear layers with activations, sums and products between them.
 
 Everything linear between two activations is one affine map, also across parallel branches: that
-merges batch norms, pools and LoRA adapters. What is no such chain is refused with the node named.
+merges batch norms, pools and LoRA adapters. A sum of values behind different activations, such as a
+residual connection, is a layer, and so is a product. What is none of these is refused with its node.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from tensorguard.moai.compile.affine import MAX_WORK, Affine, MatrixTooLarge, check_size
-from tensorguard.moai.compile.network import Activation, Dense, ModelNotSupported, Network, Source
-from tensorguard.moai.compile.onnx_linear import ACTIVATED, CONSTANTS, LINEAR, UNCHANGED
+from tensorguard.moai.compile.network import Activation, ModelNotSupported, Network, Source
+from tensorguard.moai.compile.onnx_linear import (
+    ACTIVATED,
+    CONSTANTS,
+    LINEAR,
+    UNCHANGED,
+    layer_norm_of,
+)
 from tensorguard.moai.compile.pointwise import BASIC, Pointwise, recognise
+from tensorguard.moai.compile.stages import Activated, Joined, Stage, network_layers
 from tensorguard.moai.compile.static_graph import Node, StaticGraph
 
 Floats = npt.NDArray[np.float64]
 MAX_POWER = 15
-_LOOK = "put linear operators and supported activations in one chain"
-_PRODUCT = (
-    "it multiplies two values that both depend on the input; the second operand is a constant"
-)
+_LOOK = "use linear operators, supported activations, and their sums and products"
+_PRODUCT = "it multiplies matrices that both depend on the input; the second operand is a constant"
 REASONS = {
     "MaxPool": "a maximum cannot be evaluated on encrypted data; use average pooling",
     "GlobalMaxPool": "a maximum cannot be evaluated on encrypted data; use average pooling",
     "LeakyRelu": "use Relu, Gelu, SiLU, Tanh or Sigmoid",
-    "LayerNormalization": "its statistics depend on the data; use BatchNormalization",
-    "InstanceNormalization": "its statistics depend on the data; use BatchNormalization",
+    "InstanceNormalization": "use LayerNormalization or BatchNormalization",
+    "GroupNormalization": "use LayerNormalization or BatchNormalization",
     "If": "control flow is not static; export the branch that is used",
     "Loop": "control flow is not static; unroll it",
     "Scan": "control flow is not static; unroll it",
@@ -66,9 +72,8 @@ def lowered(
         known = match.activation if match and match.plain else None
         logistic = last.root.width == 1 and known is not None and known.function == "logistic"
         last = last.root if logistic else lowering.realised(last, graph.nodes[-1])
-    if last.stage != len(lowering.stages):
-        raise graph.nodes[-1].refuse(f"the output does not depend on every activation; {_LOOK}")
-    layers = (*lowering.layers(), *_dense(last, None, len(lowering.stages)))
+    features = int(np.prod(graph.shape))
+    layers = network_layers(lowering.stages, last, features=features)
     width = last.width
     if labels and not (softmax or logistic):
         softmax, logistic = width > 1, width == 1
@@ -77,8 +82,8 @@ def lowered(
         raise ModelNotSupported(f"the network has {max(width, 2)} classes, {len(names)} labels")
     return Network(
         layers,
-        mean=np.zeros(int(np.prod(graph.shape))),
-        std=np.ones(int(np.prod(graph.shape))),
+        mean=np.zeros(features),
+        std=np.ones(features),
         output_scale=np.ones(width),
         output_offset=np.zeros(width),
         output_activation="logistic" if logistic else "softmax" if softmax else "identity",
@@ -89,14 +94,6 @@ def lowered(
     )
 
 
-def _dense(value: Affine, activation: Activation | None, stage: int) -> tuple[Dense, ...]:
-    factors = value.factors or (value.composed(),)
-    return tuple(
-        Dense(f"dense{stage}.{k}", weight, bias, activation if k == len(factors) - 1 else None)
-        for k, (weight, bias) in enumerate(factors)
-    )
-
-
 class _Lowering:
     """Walks the nodes once, keeping what each tensor is."""
 
@@ -104,24 +101,16 @@ class _Lowering:
         self.graph = graph
         self.constants = dict(graph.constants)
         self.values: dict[str, Value] = {graph.input: Affine(0, graph.shape)}
-        self.stages: list[tuple[Affine, Activation]] = []
+        self.stages: list[Stage] = []
         self._realised: dict[int, tuple[Pointwise, Affine]] = {}
         self._spent = 0
-
-    def layers(self) -> tuple[Dense, ...]:
-        """Return the layers up to the last activation."""
-        return tuple(
-            dense
-            for index, (value, activation) in enumerate(self.stages)
-            for dense in _dense(value, activation, index)
-        )
 
     def run(self) -> Value:
         """Return what the graph's output is."""
         for node in self.graph.nodes:
             if node.op == "Constant":
                 continue
-            if any(node.outputs[1:]) and node.op != "Dropout":
+            if any(node.outputs[1:]) and node.op not in {"Dropout", "LayerNormalization"}:
                 raise node.refuse("it has more than one output")
             if all(not name or name in self.constants for name in node.inputs):
                 self._constant(node)
@@ -164,10 +153,11 @@ class _Lowering:
                 return given[0]
             raise node.refuse("it follows a softmax, which only the client can take, at the end")
         values = [value for value in given if not isinstance(value, Softmax)]
-        if node.op in BASIC:
-            return _pointwise(values[0]).apply(BASIC[node.op])
-        if node.op in ACTIVATED:
-            return _pointwise(values[0]).apply(ACTIVATED[node.op](node))
+        if node.op in BASIC or node.op in ACTIVATED:
+            function = BASIC[node.op] if node.op in BASIC else ACTIVATED[node.op](node)
+            return _pointwise(values[0]).apply(function)
+        if node.op == "LayerNormalization":
+            return self._layer_norm(node, values)
         if node.op in {"Add", "Sub", "Mul", "Div", "Neg", "Pow", "Sum"}:
             return self._arithmetic(node, values)
         if node.op == "Softmax":
@@ -205,24 +195,40 @@ class _Lowering:
         if match is None:
             raise node.refuse(
                 "its input is an elementwise function that is not supported; use Relu, Gelu, SiLU, "
-                f"Tanh, Sigmoid or a polynomial of degree at most {MAX_POWER}"
+                f"Tanh, Sigmoid, 1/sqrt or a polynomial of degree at most {MAX_POWER}"
             )
         if match.activation is None:
             result = value.root.times(match.gain, match.offset)
         else:
-            if value.root.stage != len(self.stages):
-                raise node.refuse(
-                    f"two activations stand side by side, not one behind the other; {_LOOK}"
-                )
             inner = value.root
             if (match.a, match.b) != (1.0, 0.0):
                 inner = inner.times(match.a, match.b)
-            self.stages.append((inner, match.activation))
-            result = Affine(len(self.stages), inner.shape)
+            result = self._stage(Activated(inner, match.activation), inner.shape)
             if (match.gain, match.offset) != (1.0, 0.0):
                 result = result.times(match.gain, match.offset)
         self._realised[id(value)] = (value, result)
         return result
+
+    def _stage(self, stage: Stage, shape: tuple[int, ...]) -> Affine:
+        self.stages.append(stage)
+        return Affine(len(self.stages), shape)
+
+    def _layer_norm(self, node: Node, values: list[Affine | Pointwise]) -> Affine:
+        """Centre, square, average, take the inverse root, multiply by what was centred."""
+        if len(values) != 1 or node.inputs[0] not in self.values:
+            raise node.refuse("its scale depends on the input")
+        value = self.realised(values[0], node)
+        gain, bias, epsilon, size = layer_norm_of(node, value, self.constants)
+        check_size(value.width, value.width)
+        self._spend(node, 3 * value.width**2)
+        mean = np.kron(np.eye(value.width // size), np.full((size, size), 1 / size))
+        centre = np.asarray(np.eye(value.width) - mean, dtype=np.float64)
+        centred = value.linear(centre, None, value.shape)
+        square = Activation("polynomial", (0.0, 0.0, 1.0))
+        squares = self._stage(Activated(centred, square), value.shape)
+        variance = squares.linear(mean, np.full(value.width, epsilon), value.shape)
+        root = self._stage(Activated(variance, Activation("rsqrt")), value.shape)
+        return self._stage(Joined("product", root, centred), value.shape).scaled(gain, bias)
 
     def _arithmetic(self, node: Node, values: list[Affine | Pointwise]) -> Affine | Pointwise:
         if node.op == "Neg":
@@ -245,7 +251,7 @@ class _Lowering:
         else:
             shift = -constant if node.op == "Sub" and first else constant
             scale = np.full(1, sign)
-        if scale.size == shift.size == 1 and constant.ndim <= _rank(value) + 1:
+        if scale.size == shift.size == 1 and constant.ndim <= len(_shape(value)) + 1:
             return _times(value, float(scale.ravel()[0]), float(shift.ravel()[0]))
         affine = self.realised(value, node)
         target = (1, *affine.shape)
@@ -266,33 +272,57 @@ class _Lowering:
     def _pair(
         self, node: Node, left: Affine | Pointwise, right: Affine | Pointwise
     ) -> Affine | Pointwise:
-        a, b = _pointwise(left), _pointwise(right)
-        if node.op == "Mul" and a.root is b.root:
-            return a.times(b)
-        if node.op not in {"Add", "Sub", "Sum"}:
-            raise node.refuse(_PRODUCT)
+        if node.op in {"Div", "Pow"}:
+            if node.op == "Pow":
+                raise node.refuse("it raises to a value that depends on the input")
+            right = _pointwise(right).apply(BASIC["Reciprocal"])
         if node.op == "Sub":
-            right, b = _times(right, -1.0, 0.0), b.scaled(-1.0, 0.0)
+            right = _times(right, -1.0, 0.0)
+        a, b = _pointwise(left), _pointwise(right)
+        product = node.op in {"Mul", "Div"}
         if a.root is b.root:
-            return a.plus(b)
+            return a.times(b) if product else a.plus(b)
+        left, right = self._broadcast(node, left, right)
         first, second = self.realised(left, node), self.realised(right, node)
-        if first.stage != second.stage:
-            raise node.refuse(
-                "it adds values from before and behind an activation (a residual connection); "
-                "leave the shortcut out, or keep the branch between free of activations"
-            )
-        if first.shape != second.shape:
-            raise node.refuse("it adds values of two shapes")
         self._spend(node, first.size + second.size)
-        return first.plus(second)
+        if product:
+            return self._stage(Joined("product", first, second), first.shape)
+        if first.stage == second.stage:
+            return first.plus(second)
+        return self._stage(Joined("add", first, second), first.shape)
+
+    def _broadcast(
+        self, node: Node, left: Affine | Pointwise, right: Affine | Pointwise
+    ) -> tuple[Affine | Pointwise, Affine | Pointwise]:
+        """Return both values in one shape."""
+        try:
+            target = np.broadcast_shapes((1, *_shape(left)), (1, *_shape(right)))
+        except ValueError as error:
+            raise node.refuse("it joins values of two shapes") from error
+        if target[0] != 1:
+            raise node.refuse("it mixes the batch with other axes")
+        return _widened(left, target[1:]), _widened(right, target[1:])
 
 
 def _pointwise(value: Affine | Pointwise) -> Pointwise:
     return value if isinstance(value, Pointwise) else Pointwise.of(value)
 
 
-def _rank(value: Affine | Pointwise) -> int:
-    return len(value.shape if isinstance(value, Affine) else value.root.shape)
+def _shape(value: Affine | Pointwise) -> tuple[int, ...]:
+    return value.shape if isinstance(value, Affine) else value.root.shape
+
+
+def _widened(value: Affine | Pointwise, shape: tuple[int, ...]) -> Affine | Pointwise:
+    """Repeat a value along axes of size 1; a function, by repeating what it is applied to."""
+    own = _shape(value)
+    if own == shape:
+        return value
+    places = np.arange(int(np.prod(own))).reshape(own)
+    check_size(int(np.prod(shape)), places.size)
+    index = np.broadcast_to(places, shape)
+    if isinstance(value, Affine):
+        return value.picked(index)
+    return replace(value, root=value.root.picked(index))
 
 
 def _times(value: Affine | Pointwise, scale: float, shift: float) -> Affine | Pointwise:
@@ -300,6 +330,9 @@ def _times(value: Affine | Pointwise, scale: float, shift: float) -> Affine | Po
 
 
 def _power(node: Node, value: Affine | Pointwise, exponent: float) -> Pointwise:
+    if exponent in {0.5, -0.5}:
+        root = _pointwise(value).apply(BASIC["Sqrt"])
+        return root if exponent > 0 else root.apply(BASIC["Reciprocal"])
     if exponent not in range(1, MAX_POWER + 1):
         raise node.refuse(f"a power is a whole number from 1 to {MAX_POWER}")
     base = _pointwise(value)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -153,6 +153,31 @@ def _batch_norm(node: Node, value: Affine, constants: Sequence[Array | None]) ->
     return value.scaled(np.repeat(scale, each), np.repeat(bias - mean * scale, each))
 
 
+def layer_norm_of(
+    node: Node, value: Affine, constants: Mapping[str, Array]
+) -> tuple[Floats, Floats, float, int]:
+    """Return gain and bias (width,), the epsilon, and how many numbers are normalised together."""
+    rank = len(value.shape) + 1
+    axis = node.integer("axis", -1)
+    axis += rank if axis < 0 else 0
+    if not 1 <= axis < rank:
+        raise node.refuse("it normalises over the batch, or over nothing")
+    shape = value.shape[axis - 1 :]
+    found = []
+    for index, default in ((1, 1.0), (2, 0.0)):
+        name = node.inputs[index] if index < len(node.inputs) else ""
+        if name and name not in constants:
+            raise node.refuse("its scale or bias depends on the input")
+        given = _floats(node, [constants[name]], 0) if name else np.full(shape, default)
+        if np.broadcast_shapes(given.shape, shape) != shape:
+            raise node.refuse("its scale or bias does not fit the value")
+        found.append(np.broadcast_to(given, value.shape).ravel())
+    epsilon = node.number("epsilon", 1e-5)
+    if epsilon <= 0:
+        raise node.refuse("its epsilon is not positive")
+    return found[0], found[1], epsilon, math.prod(shape)
+
+
 def _flatten(node: Node, value: Affine, _: Sequence[Array | None]) -> Affine:
     if node.integer("axis", 1) not in {1, -len(value.shape)}:
         raise node.refuse("it mixes the batch with other axes; flatten from axis 1")
@@ -281,12 +306,17 @@ def _same(_: Node, given: Sequence[Array]) -> Array:
     return given[0]
 
 
+def _root(_: Node, given: Sequence[Array]) -> Array:
+    return np.asarray(np.sqrt(given[0].astype(np.float64)))
+
+
 CONSTANTS: dict[str, Constant] = {
     "Add": _two(np.add),
     "Div": _two(np.divide),
     "Identity": _same,
     "MatMul": _two(np.matmul),
     "Mul": _two(np.multiply),
+    "Sqrt": _root,
     "Sub": _two(np.subtract),
     "Transpose": _constant_transpose,
 }

@@ -21,6 +21,7 @@ Floats = npt.NDArray[np.float64]
 Elementwise = Callable[[Floats], Floats]
 KNOWN: tuple[Function, ...] = ("relu", "tanh", "logistic", "gelu", "gelu_tanh", "silu")
 _GRID = np.linspace(-7, 7, 281)
+_POSITIVE = np.geomspace(1e-3, 1e3, 61)  # where roots are compared
 _MAX_TERMS = 64  # far over what is supported, and still refused as a polynomial
 _TOLERANCE = 2e-6  # the constants of an export are float32
 
@@ -28,6 +29,8 @@ BASIC: dict[str, Elementwise] = {
     "Relu": Activation("relu"),
     "Tanh": Activation("tanh"),
     "Sigmoid": Activation("logistic"),
+    "Sqrt": lambda x: np.asarray(np.sqrt(x)),
+    "Reciprocal": lambda x: np.asarray(1 / x),
     "Erf": lambda x: np.asarray(np.vectorize(math.erf, otypes=[float])(x)),
 }
 
@@ -103,7 +106,11 @@ def recognise(value: Pointwise) -> Match | None:
         if a == 0:
             continue
         with np.errstate(all="ignore"):
+            root = value.f((_POSITIVE - b) / a) * np.sqrt(_POSITIVE)
             wanted = value.f((_GRID - b) / a)
+        gain = float(root[0])
+        if np.isfinite(root).all() and np.abs(root - gain).max() <= _TOLERANCE * abs(gain):
+            return Match(Activation("rsqrt"), a, b, _snapped(gain, 1.0))
         if not np.isfinite(wanted).all():
             continue
         for name in KNOWN:

@@ -213,20 +213,77 @@ def test_an_activation_at_the_end_is_kept():
     assert agrees(proto, (4,)).output_activation == "identity"
 
 
-W = {"w": tensor(4, 4), "w1": tensor(4, 4)}
-REFUSED = {
-    "residual connection": [
-        ("Gemm", ["x", "w"], "h", {}), ("Relu", ["h"], "r", {}), ("Add", ["x", "r"], "y", {}),
+def kinds(network):
+    return [getattr(layer, "kind", "dense") for layer in merged(network.steps)]
+
+
+JOINED = {
+    "residual": [
+        ("Gemm", ["x", "w"], "h", {}), ("Relu", ["h"], "r", {}), ("Gemm", ["r", "w1"], "g", {}),
+        ("Add", ["h", "g"], "s", {}), ("Relu", ["s"], "t", {}), ("Gemm", ["t", "w2"], "y", {}),
     ],
-    "both depend on the input": [
-        ("Gemm", ["x", "w"], "h", {}), ("MatMul", ["h", "x"], "y", {}),
+    "residual of the input": [
+        ("Gemm", ["x", "w"], "h", {}), ("Relu", ["h"], "r", {}), ("Sub", ["x", "r"], "y", {}),
     ],
-    "n1.*side by side|n3.*side by side": [
+    "side by side": [
         ("Relu", ["x"], "a", {}), ("Tanh", ["x"], "b", {}), ("Gemm", ["a", "w"], "c", {}),
         ("Gemm", ["b", "w1"], "d", {}), ("Add", ["c", "d"], "y", {}),
     ],
+    "gate": [
+        ("Gemm", ["x", "w"], "h", {}), ("Sigmoid", ["h"], "a", {}), ("Gemm", ["x", "w1"], "g", {}),
+        ("Mul", ["g", "a"], "m", {}), ("Gemm", ["m", "w2"], "y", {}),
+    ],
+    "layer norm": [
+        ("Gemm", ["x", "w"], "h", {}),
+        ("LayerNormalization", ["h", "gamma", "beta"], "n", {"epsilon": 1e-3}),
+        ("Gemm", ["n", "w2"], "y", {}),
+    ],
+    "layer norm, spelt out": [
+        ("Gemm", ["x", "w"], "h", {}), ("ReduceMean", ["h"], "mu", {"axes": [-1]}),
+        ("Sub", ["h", "mu"], "c", {}), ("Pow", ["c", "two"], "q", {}),
+        ("ReduceMean", ["q"], "v", {"axes": [-1]}), ("Add", ["v", "eps"], "e", {}),
+        ("Sqrt", ["e"], "r", {}), ("Div", ["c", "r"], "d", {}), ("Mul", ["d", "gamma"], "m", {}),
+        ("Add", ["m", "beta"], "n", {}), ("Gemm", ["n", "w2"], "y", {}),
+    ],
+    "unused": [
+        ("Relu", ["x"], "a", {}), ("Tanh", ["x"], "b", {}), ("Gemm", ["b", "w"], "y", {}),
+    ],
+}  # fmt: skip
+JOINS = {
+    "residual": ["dense", "dense", "dense", "add", "dense", "dense"],
+    "residual of the input": ["dense", "dense", "dense", "add", "dense"],
+    "side by side": ["dense"] * 5 + ["add", "dense"],
+    "gate": ["dense", "dense", "dense", "product", "dense"],
+    "layer norm": ["dense", "dense", "dense", "product", "dense"],
+    "layer norm, spelt out": ["dense", "dense", "dense", "product", "dense"],
+    "unused": ["dense", "dense"],
+}
+
+
+@pytest.mark.parametrize("name", JOINED)
+def test_sums_and_products_behind_activations_are_layers(name):
+    constants = {
+        "w": tensor(4, 4), "w1": tensor(4, 4), "w2": tensor(4, 2), "gamma": tensor(4) + 1,
+        "beta": tensor(4), "two": np.float32(2), "eps": np.float32(1e-3),
+    }  # fmt: skip
+    network = agrees(model(JOINED[name], constants, (4,), opset=17), (4,))
+    assert kinds(network) == JOINS[name]
+
+
+W = {"w": tensor(4, 4), "w1": tensor(4, 4), "w3": tensor(4, 3), "v": tensor(4)}
+REFUSED = {
+    "both depend on the input": [
+        ("Gemm", ["x", "w"], "h", {}), ("MatMul", ["h", "x"], "y", {}),
+    ],
     "average pooling": [("MaxPool", ["x"], "y", {"kernel_shape": [2]})],
-    "BatchNormalization": [("LayerNormalization", ["x", "w"], "y", {})],
+    "use LayerNormalization": [("InstanceNormalization", ["x", "w", "w"], "y", {})],
+    "epsilon is not positive": [("LayerNormalization", ["x", "v"], "y", {"epsilon": 0.0})],
+    "over the batch": [("LayerNormalization", ["x", "v"], "y", {"axis": 0})],
+    "scale depends on the input": [("LayerNormalization", ["x", "x"], "y", {})],
+    "raises to a value": [("Relu", ["x"], "h", {}), ("Pow", ["x", "h"], "y", {})],
+    "values of two shapes": [
+        ("Relu", ["x"], "h", {}), ("Gemm", ["h", "w3"], "g", {}), ("Add", ["x", "g"], "y", {}),
+    ],
     "use Relu": [("LeakyRelu", ["x"], "y", {})],
     "elementwise function": [("Erf", ["x"], "h", {}), ("Gemm", ["h", "w"], "y", {})],
     "follows a softmax": [("Softmax", ["x"], "h", {}), ("Gemm", ["h", "w"], "y", {})],
