@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -33,6 +34,12 @@ Degree = Annotated[
 Refit = Annotated[bool, typer.Option("--refit-last", help="Refit the last layer afterwards.")]
 Batch = Annotated[
     bool, typer.Option("--batch", help="For batches of samples; needs the native backend.")
+]
+BatchSize = Annotated[
+    int | None,
+    typer.Option(
+        help="Samples that come together: the planner chooses the packing by cost. Instead of --batch."
+    ),
 ]
 Trust = Annotated[
     Path | None, typer.Option(help="Folder of trusted *.pub.json. Default: TG_TRUST_STORE.")
@@ -84,22 +91,28 @@ def build(
     degree: Degree = None,
     refit_last: Refit = False,
     batch: Batch = False,
+    batch_size: BatchSize = None,
     report: Report = None,
     as_json: AsJson = False,
 ) -> None:
     """Compile MODEL, plan its encrypted evaluation, sign it, and write a pack."""
     from tensorguard.moai import compile as compiler
 
+    if batch and batch_size is not None:
+        raise typer.BadParameter(
+            "it chooses the packing itself: leave --batch out", param_hint="--batch-size"
+        )
     signer = _signer(signer_key)
     with progress.status("Fitting, planning and simulating"):
         rows = compiler.read_calibration(calibration)
-        compiled = compiler.compile_network(
-            compiler.read_model(model, layers=layers, labels=label or ()),
-            rows,
-            error_budget=error_budget,
-            degree=degree,
-            refit_last=refit_last,
-            layout="columns" if batch else "blocks",
+        network = compiler.read_model(model, layers=layers, labels=label or ())
+        compiling = (
+            partial(compiler.compile_network, layout="columns" if batch else "blocks")
+            if batch_size is None
+            else partial(compiler.compile_for_batches, batch=batch_size)
+        )
+        compiled = compiling(
+            network, rows, error_budget=error_budget, degree=degree, refit_last=refit_last
         )
         data = compiler.build_pack(compiled, name=name, version=version, signer=signer)
     write_atomic(out, data, mode=0o644)

@@ -92,6 +92,19 @@ def test_a_pack_over_its_budget_is_not_written(folder):
     assert not (folder / "toy.moai").exists()
 
 
+@pytest.mark.parametrize(("size", "layout"), [(1, "blocks"), (4096, "columns")])
+def test_build_chooses_the_packing_for_a_batch_size(folder, size, layout):
+    manifest = json.loads(build(folder, "--batch-size", size, "--json").stdout)["manifest"]
+    assert manifest["packing"].get("layout", "blocks") == layout
+    assert manifest["provenance"]["options"]["batch-size"] == str(size)
+
+
+def test_a_batch_size_and_a_forced_packing_contradict_each_other(folder):
+    refused = build(folder, "--batch-size", "8", "--batch")
+    assert refused.exit_code == 2
+    assert not (folder / "toy.moai").exists()
+
+
 def test_a_key_of_another_purpose_signs_no_pack(folder):
     for key in ("tokens", "absent", "../packs"):
         with pytest.raises(TensorGuardError):

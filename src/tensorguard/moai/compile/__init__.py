@@ -1,6 +1,7 @@
 """From a trained network to a signed model pack."""
 
 from tensorguard.moai.compile.build import Compiled, OverErrorBudget, build_pack, compile_network
+from tensorguard.moai.compile.choose import compile_for_batches
 from tensorguard.moai.compile.files import read_calibration, read_model
 from tensorguard.moai.compile.from_onnx import from_onnx
 from tensorguard.moai.compile.from_safetensors import from_safetensors
@@ -14,6 +15,7 @@ __all__ = [
     "Network",
     "OverErrorBudget",
     "build_pack",
+    "compile_for_batches",
     "compile_network",
     "from_onnx",
     "from_safetensors",
