@@ -12,7 +12,6 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from numpy.polynomial import chebyshev
 
 Floats = npt.NDArray[np.float64]
 Basis = Literal["monomial", "chebyshev"]
@@ -22,6 +21,8 @@ MAX_DEGREES: dict[Basis, int] = {"monomial": 15, "chebyshev": 31}
 def evaluate(coefficients: Floats, x: Floats, basis: Basis) -> Floats:
     """Return sum over k of coefficients[u, k] · b_k(x[:, u]), for rows of `x` (n, units)."""
     if basis == "chebyshev":
+        from numpy.polynomial import chebyshev  # a megabyte that a platform never needs
+
         return np.asarray(chebyshev.chebval(x, coefficients.T, tensor=False))
     result = np.zeros_like(x)
     for column in coefficients.T[::-1]:
@@ -32,6 +33,8 @@ def evaluate(coefficients: Floats, x: Floats, basis: Basis) -> Floats:
 def derivative(coefficients: Floats, x: Floats, basis: Basis) -> Floats:
     """Return the derivative of `evaluate` in `x`."""
     if basis == "chebyshev":
+        from numpy.polynomial import chebyshev
+
         return evaluate(np.asarray(chebyshev.chebder(coefficients, axis=1), np.float64), x, basis)
     powers = np.arange(1, coefficients.shape[1])
     return evaluate(coefficients[:, 1:] * powers, x, basis)
@@ -40,6 +43,8 @@ def derivative(coefficients: Floats, x: Floats, basis: Basis) -> Floats:
 def factor(z: Floats, power: int, basis: Basis) -> Floats:
     """Return z_m of the module's rule for a power of two m."""
     if basis == "chebyshev":
+        from numpy.polynomial import chebyshev
+
         return np.asarray(chebyshev.chebval(z, np.eye(power + 1)[power]))
     return np.asarray(z**power)
 
