@@ -146,11 +146,10 @@ def test_keys_and_ciphertexts_of_another_model_are_refused():
         load(tiny)[0].evaluate(tiny_keys, tiny.client.encrypt(tiny.inputs[0]))
 
 
-def test_a_secret_key_in_an_upload_is_named(tmp_path):
+def test_a_secret_key_in_an_upload_is_named():
     tiny = moai.tiny()
     model, keys = load(tiny)
-    tiny.client.save(tmp_path / "keys")
-    secret = (tmp_path / "keys").read_bytes()
+    secret = tiny.client.to_frame()
     with pytest.raises(SecretKeyInUpload):
         model.load_keys(secret)
     with pytest.raises(SecretKeyInUpload):

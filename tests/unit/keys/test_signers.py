@@ -43,18 +43,22 @@ def segment(text: str) -> bytes:
 
 def test_every_token_verifies_under_the_kid_that_it_names(provider: FileKeyProvider) -> None:
     ensure(provider, KEY, Algorithm.ed25519, Purpose.token_signing)
-    done = Event()
+    done, rotated = Event(), Event()
 
     def rotate() -> None:
         while not done.is_set():
             provider.rotate(KEY)
+            rotated.set()
 
     def sign() -> list[str]:
-        return [sign_jwt(provider, KEY, {"n": n}, kind="at+jwt") for n in range(150)]
+        tokens = [sign_jwt(provider, KEY, {"n": 0}, kind="at+jwt")]
+        assert rotated.wait(60)  # a busy machine may run one thread for long
+        return tokens + [sign_jwt(provider, KEY, {"n": n}, kind="at+jwt") for n in range(1, 150)]
 
     with ThreadPoolExecutor(3) as pool:
+        signing = [pool.submit(sign) for _ in range(2)]
         rotating = pool.submit(rotate)
-        tokens = [token for job in [pool.submit(sign) for _ in range(2)] for token in job.result()]
+        tokens = [token for job in signing for token in job.result()]
         done.set()
         rotating.result()
     kids = set()
