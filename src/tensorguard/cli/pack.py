@@ -20,7 +20,7 @@ from tensorguard.settings import Settings
 app = typer.Typer(help="Build, inspect, verify and simulate model packs.", no_args_is_help=True)
 progress = Console(stderr=True)
 
-Model = Annotated[Path, typer.Argument(help="A .skops, .onnx or .safetensors file.")]
+Model = Annotated[Path, typer.Argument(help="A .skops, .onnx, .pt2 or .safetensors file.")]
 PackFile = Annotated[Path, typer.Argument(help="A .moai file.")]
 Calibration = Annotated[Path, typer.Option(help="Rows of inputs as .npy or .npz: real ones.")]
 Layers = Annotated[Path | None, typer.Option(help="Layer description of a .safetensors file.")]
@@ -46,7 +46,7 @@ Trust = Annotated[
 ]
 Labels = Annotated[
     list[str] | None,
-    typer.Option("--label", help="A class of an .onnx classifier, in order; repeat it."),
+    typer.Option("--label", help="A class of an .onnx or .pt2 classifier, in order; repeat it."),
 ]
 Report = Annotated[
     Path | None, typer.Option("--report", help="Write an HTML precision report to this file.")
@@ -141,7 +141,9 @@ def verify(path: PackFile, trust_store: Trust = None, as_json: AsJson = False) -
 
 @app.command()
 def simulate(
-    path: Annotated[Path, typer.Argument(help="A .moai, .skops, .onnx or .safetensors file.")],
+    path: Annotated[
+        Path, typer.Argument(help="A .moai, .skops, .onnx, .pt2 or .safetensors file.")
+    ],
     calibration: Calibration,
     layers: Layers = None,
     label: Labels = None,

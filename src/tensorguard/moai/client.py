@@ -19,12 +19,12 @@ from tensorguard.errors import InputError, MalformedInput, VerificationError
 from tensorguard.moai import layout, strict
 from tensorguard.moai.graph import check_scalings, finish
 from tensorguard.moai.parameters import CkksParameters
+from tensorguard.moai.plan import MAX_KEY_BYTES  # who asks for more wants to exhaust us
 from tensorguard.moai.seal import Seal, dump
 from tensorguard.wire.frames import KEY_ID_SIZE, Kind, build_frame, parse_frame
 from tensorguard.wire.models import ModelView
 
 Floats = npt.NDArray[np.float64]
-MAX_KEY_BYTES = 1 << 29  # as a gateway takes; a server that asks for more wants to exhaust us
 _SLACK = 4096  # headers of a frame and of SEAL, and zstd's own overhead on random data
 
 

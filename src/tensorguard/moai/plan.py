@@ -22,6 +22,9 @@ from tensorguard.moai.parameters import MAX_LOG_QP, CkksParameters, make_paramet
 
 MAX_DEGREE = 31  # of one polynomial layer: five levels
 MAX_LAYERS = 32
+MAX_KEY_BYTES = (
+    1 << 29
+)  # of all evaluation keys, seeded, as a client makes and a gateway takes them
 MIN_SCALE_BITS, MAX_SCALE_BITS = 28, 40
 HEADROOM_BITS = 8  # outputs are normalised to 1, and may grow 2^7 over that
 SPECIAL_EXTRA_BITS = 6  # of the special prime over the first: see make_parameters
@@ -268,6 +271,20 @@ def choose_parameters(
         name = next(shape.name for shape in shapes if _block_length(shape) == widest)
         raise TooWide(f"layer {name} needs {widest} slots, {largest // 2} is the most")
     raise _too_deep(shapes, MAX_LOG_QP[largest])
+
+
+def check_keys(plan: Plan, parameters: CkksParameters) -> None:
+    """Raise `TooDeep` if the evaluation keys would be larger than clients make them."""
+    keys = len(plan.rotations) + plan.relinearisation
+    size = keys * parameters.levels * (parameters.levels + 1) * parameters.degree * 8
+    if size > MAX_KEY_BYTES:
+        linear = [layer for layer in plan.layers if isinstance(layer, LinearPlan)]
+        most = max(linear, key=lambda layer: len(layer.rotations))
+        raise TooDeep(
+            f"the network takes {plan.depth} levels and {keys} keys, together {size >> 20} MiB, "
+            f"{MAX_KEY_BYTES >> 20} MiB is the most; layer {most.name} needs most of them: use fewer "
+            "levels, narrower layers, or --batch, which needs no rotation keys"
+        )
 
 
 def _scale_bits(budget: int, depth: int) -> int:

@@ -6,6 +6,7 @@ from tensorguard.moai.compile.files import read_calibration, read_model
 from tensorguard.moai.compile.from_onnx import from_onnx
 from tensorguard.moai.compile.from_safetensors import from_safetensors
 from tensorguard.moai.compile.from_sklearn import from_sklearn
+from tensorguard.moai.compile.from_torch import from_torch
 from tensorguard.moai.compile.html_report import report_compiled, report_pack
 from tensorguard.moai.compile.network import Network
 from tensorguard.moai.compile.predict import predict_pack
@@ -20,6 +21,7 @@ __all__ = [
     "from_onnx",
     "from_safetensors",
     "from_sklearn",
+    "from_torch",
     "predict_pack",
     "read_calibration",
     "read_model",

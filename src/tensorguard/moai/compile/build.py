@@ -37,7 +37,7 @@ from tensorguard.moai.manifest import (
     Provenance,
 )
 from tensorguard.moai.parameters import MAX_LOG_QP, CkksParameters
-from tensorguard.moai.plan import Layout, Plan, TooDeep, choose_parameters, plan_network
+from tensorguard.moai.plan import Layout, Plan, TooDeep, check_keys, choose_parameters, plan_network
 from tensorguard.moai.spec import packing_of
 from tensorguard.wire.models import InputScaling, OutputScaling
 
@@ -181,13 +181,14 @@ def _compile(
     for ring in MAX_LOG_QP:
         try:
             parameters = choose_parameters(graph.shapes, minimum_degree=ring, layout=layout)
+            plan = plan_network(graph.shapes, slots=parameters.slots, layout=layout)
+            check_keys(plan, parameters)
         except TooDeep:
             if result is None:
                 raise
             break
         if result is not None and parameters.degree <= result[0].degree:
             continue
-        plan = plan_network(graph.shapes, slots=parameters.slots, layout=layout)
         report = precision(
             graph, plan, parameters, fits, data=calibration, reference=reference, budget=budget
         )

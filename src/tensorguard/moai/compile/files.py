@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from tensorguard.crypto.files import read_bounded
 from tensorguard.errors import MalformedInput
-from tensorguard.moai.compile import from_onnx, from_sklearn
+from tensorguard.moai.compile import from_onnx, from_sklearn, from_torch
 from tensorguard.moai.compile.from_safetensors import (
     MAX_DESCRIPTION,
     MAX_WEIGHTS,
@@ -27,6 +27,7 @@ from tensorguard.moai.compile.from_safetensors import (
 )
 from tensorguard.moai.compile.network import ModelNotSupported, Network
 from tensorguard.moai.compile.onnx_file import MAX_ONNX
+from tensorguard.moai.compile.torch_file import MAX_TORCH
 
 Floats = npt.NDArray[np.float64]
 MAX_MODEL = 256 << 20
@@ -68,9 +69,9 @@ class PickleRefused(MalformedInput):
 class TorchPickleRefused(MalformedInput):
     code = "torch_pickle_refused"
     remedy = (
-        "Export the module to ONNX: torch.onnx.export(module.eval(), example, 'model.onnx', "
-        "dynamo=False); or save its state_dict with safetensors.torch.save_file and describe it "
-        "with --layers."
+        "Export the module: program = torch.export.export(module.eval(), (example,)); "
+        "torch.export.save(program, 'model.pt2'). Or export it to ONNX, or save its state_dict with "
+        "safetensors.torch.save_file and describe it with --layers."
     )
 
 
@@ -80,21 +81,23 @@ class CalibrationUnusable(MalformedInput):
 
 
 def read_model(path: Path, *, layers: Path | None = None, labels: Sequence[str] = ()) -> Network:
-    """Return the network in a `.skops`, `.onnx` or (with its description) `.safetensors` file.
+    """Return the network in a `.skops`, `.onnx`, `.pt2` or (described) `.safetensors` file.
 
-    `labels` name the classes of an ONNX model, which has no place for them.
+    `labels` name the classes of an ONNX or PyTorch model, which has no place for them.
     """
     suffix = path.suffix.lower()
     if suffix in {".pkl", ".pickle", ".joblib"}:
         raise PickleRefused(f"{path.name} is a pickle, which runs code when it is opened")
     if suffix in {".pt", ".pth", ".ckpt", ".bin"}:
         raise TorchPickleRefused(f"{path.name} is a pickle, which runs code when it is opened")
-    if suffix not in {".skops", ".onnx", ".safetensors"}:
-        raise ModelNotSupported(f"{path.name} is not a .skops, .onnx or .safetensors file")
+    if suffix not in {".skops", ".onnx", ".pt2", ".safetensors"}:
+        raise ModelNotSupported(f"{path.name} is not a .skops, .onnx, .pt2 or .safetensors file")
     if (layers is not None) != (suffix == ".safetensors"):
         raise ModelNotSupported("--layers describes a .safetensors file, and only that")
-    if labels and suffix != ".onnx":
-        raise ModelNotSupported("--label is for .onnx files; others name their classes")
+    if labels and suffix not in {".onnx", ".pt2"}:
+        raise ModelNotSupported("--label is for .onnx and .pt2 files; others name their classes")
+    if suffix == ".pt2":
+        return from_torch.network_of(read_bounded(path, limit=MAX_TORCH), labels=labels)
     if suffix == ".onnx":
         return from_onnx.network_of(read_bounded(path, limit=MAX_ONNX), labels=labels)
     if layers is not None:
