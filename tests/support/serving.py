@@ -44,7 +44,7 @@ def network(seed: int, *, squared: bool = False) -> Network:
         )
         layers = (first, last)
     return Network(
-        layers=layers,
+        steps=layers,
         mean=np.zeros(FEATURES),
         std=np.ones(FEATURES),
         output_scale=np.ones(OUTPUTS),
