@@ -1,148 +1,22 @@
-"""Production gates: each row is one named, tested reason not to start.
-
-A gate looks at the settings or asks a probe, and answers with what is wrong or with None. All
-violations are reported together. A row marked `always` holds in development and research too.
-"""
+"""The table: every reason to refuse, who it concerns, and how it is found."""
 
 from __future__ import annotations
 
 import importlib.util
-import itertools
-import json
 import os
 import ssl
 import stat
-import sys
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from datetime import UTC, datetime
-from enum import StrEnum
 from pathlib import Path
-from typing import Final, TextIO
+from typing import Final
 from urllib.parse import urlsplit
 
 from pydantic import SecretBytes
 
-from tensorguard.errors import EX_CONFIG, ConfigurationError
+from tensorguard.gates.entropy import SECRET_BYTES, weakness
+from tensorguard.gates.gate import EVERYONE, SERVERS, WITH_KEYS, Gate, Probes, Role
 from tensorguard.settings import Environment, Settings
-
-
-class Role(StrEnum):
-    """What the process that starts is going to be."""
-
-    platform = "platform"
-    serving = "serving"
-    aggregator = "aggregator"
-    agent = "agent"
-    operator = "operator"  # administration commands: they touch keys and database
-    client = "client"  # offline tools: they touch neither
-
-
-SERVERS = frozenset({Role.platform, Role.serving, Role.aggregator})
-WITH_KEYS = frozenset({Role.platform, Role.operator})
-EVERYONE = frozenset(Role)
-
-Probe = Callable[[Settings], str | None]
-
-
-@dataclass(frozen=True, slots=True)
-class Probes:
-    """Questions that only the composition root can ask. A probe answers what is wrong, or None."""
-
-    key_provider: Probe | None = None
-    database_revision: Probe | None = None
-    trust_store: Probe | None = None
-    ray: Probe | None = None
-    components: tuple[str, ...] = ()
-    now: Callable[[], datetime] = field(default=lambda: datetime.now(UTC))
-
-
-@dataclass(frozen=True, slots=True)
-class Gate:
-    """One reason to refuse to start."""
-
-    id: str
-    roles: frozenset[Role]
-    refuses: str
-    remedy: str
-    violated: Callable[[Settings, Probes], str | None]
-    always: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """What one gate said. `detail` is None when it passed."""
-
-    gate: Gate
-    detail: str | None
-    applies: bool
-
-    def as_dict(self) -> dict[str, object]:
-        """Return the row that `tensorguard doctor --json` prints."""
-        return {
-            "detail": self.detail,
-            "id": self.gate.id,
-            "refuses": self.gate.refuses,
-            "remedy": self.gate.remedy,
-            "result": "pass" if self.detail is None else "fail" if self.applies else "relaxed",
-        }
-
-    def __str__(self) -> str:
-        """Render the line that operators grep for."""
-        return (
-            f"[PRODUCTION GATE FAILED: {self.gate.id}] {self.detail} "
-            f"REMEDIATION: {self.gate.remedy}"
-        )
-
-
-class GateFailure(ConfigurationError):
-    """One or more gates refused. `findings` names each."""
-
-    code = "production_gate"
-    remedy = "Run `tensorguard doctor` and follow each remediation."
-
-    def __init__(self, findings: tuple[Finding, ...]) -> None:
-        super().__init__("\n".join(str(finding) for finding in findings))
-        self.findings = findings
-
-    def report(self, stream: TextIO) -> None:
-        """Write one line of JSON for machines, then the same for people."""
-        rows = [finding.as_dict() for finding in self.findings]
-        stream.write(json.dumps({"error": self.code, "gates": rows}) + "\n")
-        stream.write(f"{self}\n")
-        stream.flush()
-
-
-# --- secrets --------------------------------------------------------------------------------
-
-SECRET_BYTES: Final = 32
-MIN_DISTINCT: Final = 16  # 32 random bytes have fewer with a chance under 2⁻⁴⁰
-KNOWN_DEFAULTS: Final = (
-    b"changeme",
-    b"secret",
-    b"password",
-    b"tensorguard",
-    b"default",
-    b"example",
-)
-
-
-def weakness(secret: bytes) -> str | None:
-    """Say why `secret` cannot be 32 random bytes, or None."""
-    steps = {(b - a) % 256 for a, b in itertools.pairwise(secret)}
-    if len(secret) < SECRET_BYTES:
-        return f"has {len(secret)} bytes, fewer than {SECRET_BYTES}"
-    if any(word in secret.lower() for word in KNOWN_DEFAULTS):
-        return "is a well-known default"
-    if len(set(secret)) < MIN_DISTINCT or len(steps) < MIN_DISTINCT // 2:
-        return "is constant, repeated or counted up"
-    if any(
-        secret == (secret[:n] * len(secret))[: len(secret)] for n in range(1, SECRET_BYTES // 2)
-    ):
-        return "repeats itself"
-    if secret.isascii() and secret.decode().isprintable():
-        return "is text, not random bytes"
-    return None
 
 
 def _secret(settings: Settings, variable: str, value: SecretBytes | None) -> str | None:
@@ -587,31 +461,3 @@ GATES: Final = (
         _clock,
     ),
 )
-
-
-def inspect(settings: Settings, role: Role, probes: Probes) -> tuple[Finding, ...]:
-    """Ask every gate of `role`. Relaxed rows are reported, but do not apply."""
-    relaxed = not settings.production and "TG_ENVIRONMENT" not in settings.malformed
-    return tuple(
-        Finding(gate, gate.violated(settings, probes), applies=gate.always or not relaxed)
-        for gate in GATES
-        if role in gate.roles
-    )
-
-
-def enforce(settings: Settings, role: Role, probes: Probes | None = None) -> Settings:
-    """Return the settings, or raise `GateFailure` naming every violated gate."""
-    findings: Iterable[Finding] = inspect(settings, role, probes or Probes())
-    failed = tuple(f for f in findings if f.applies and f.detail is not None)
-    if failed:
-        raise GateFailure(failed)
-    return settings
-
-
-def enforce_or_exit(settings: Settings, role: Role, probes: Probes | None = None) -> Settings:
-    """Like `enforce`, for process entry points: report on stderr and exit with status 78."""
-    try:
-        return enforce(settings, role, probes)
-    except GateFailure as failure:
-        failure.report(sys.stderr)
-        raise SystemExit(EX_CONFIG) from failure
