@@ -3,6 +3,8 @@
 import itertools
 import random
 
+from tensorguard.errors import InputError
+
 
 def mutations(good, *, count, seed):
     """Yield `count` damaged copies of `good`, always the same ones for a seed."""
@@ -16,6 +18,18 @@ def damaged(good, *, count, seed):
     """Yield `count` mutations that do differ from `good`."""
     different = (bad for bad in mutations(good, count=2 * count + 10, seed=seed) if bad != good)
     return itertools.islice(different, count)
+
+
+def accepted(read, good, *, count, seed):
+    """Count the damaged copies that `read` takes; it may refuse with an InputError, nothing else."""
+    taken = 0
+    for bad in damaged(good, count=count, seed=seed):
+        try:
+            read(bad)
+        except InputError:
+            continue
+        taken += 1
+    return taken
 
 
 def _damage(good, rng):
